@@ -20,6 +20,7 @@ from groupconv.network import AsyncNetwork, Network
 from groupconv.network_calls import NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.state import NetworkState
 from groupconv.networks.tensors import TensorInfo
 from groupconv.streaming.npy import create_npy, open_npy
 from groupconv.streaming.raw import RawArray
@@ -41,6 +42,7 @@ __all__ = [
     "NetworkInfo",
     "NetworkPlan",
     "NetworkResult",
+    "NetworkState",
     "Plan",
     "RawArray",
     "Report",

@@ -1,6 +1,9 @@
 """Networks on the server: `net = client.load_network(...)`, then `net(x)`."""
 
+import asyncio
+import contextlib
 import html
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -10,13 +13,16 @@ from numpy.typing import NDArray
 from groupconv import network_calls
 from groupconv.async_session import small
 from groupconv.convolution.html import html_table
+from groupconv.errors import FailedPreconditionError
 from groupconv.network_calls import CutOfNetwork, NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.state import NetworkState, Settling, StateCallback
 from groupconv.networks.tensors import TensorInfo
 from groupconv.transport.exchange import Exchange
 
 Array = NDArray[Any]
+NOT_CALLED_YET = "network {} was not called yet, so nothing is compiled: give wait() the inputs of a call"
 
 
 class BaseNetwork:
@@ -140,6 +146,51 @@ class Network(BaseNetwork):
         """The server's current description: version, bytes, requests, seconds."""
         return self._get(self.name).info
 
+    def state(self) -> NetworkState:
+        """Who answers the calls of this network now, and how far its program is; `str(state)` says it in words."""
+        return (self.statistics()).state
+
+    def wait(
+        self,
+        *arrays: Any,
+        inputs: Mapping[str, Any] | None = None,
+        progress: StateCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> NetworkState:
+        """Block until no program of this network is compiled or measured.
+
+        The first call of a network has a program made for it, beside the calls. So give inputs here, or call it before.
+
+        Args:
+            arrays: inputs in the network's order, which it is called with first.
+            inputs: the other inputs, by name.
+            progress: function to call with each `NetworkState`; True shows a line on stderr.
+            timeout: seconds; None waits as long as it takes.
+
+        Returns:
+            Who answers from now on.
+
+        Raises:
+            FailedPreconditionError: it was not called yet, and no inputs are given.
+            DeadlineExceededError: it took longer.
+
+        Example:
+            net.wait(np.zeros((1, 3, 224, 224), np.float32), progress=True)
+        """
+        given = bool(arrays or inputs)
+        with contextlib.closing(Settling(progress, timeout)) as settling:
+            for _ in range(2 if given else 0):  # where other shapes came before, these have to come twice
+                self.run(*arrays, inputs=inputs)
+            info = self.statistics()
+            if not given and not info.requests:
+                raise FailedPreconditionError(NOT_CALLED_YET.format(self.name))
+            while not settling.look(self.name, info.state, settled=info.settled):
+                time.sleep(Settling.PAUSE)
+                info = self.statistics()
+            if given:  # answered by who does from now on, so that plans say it
+                self.run(*arrays, inputs=inputs)
+            return info.state
+
     def unload(self) -> None:
         """Remove the network from the server.
 
@@ -203,6 +254,32 @@ class AsyncNetwork(BaseNetwork):
     async def statistics(self) -> NetworkInfo:
         """As `Network.statistics`."""
         return (await self._get(self.name)).info
+
+    async def state(self) -> NetworkState:
+        """As `Network.state`."""
+        return (await self.statistics()).state
+
+    async def wait(
+        self,
+        *arrays: Any,
+        inputs: Mapping[str, Any] | None = None,
+        progress: StateCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> NetworkState:
+        """As `Network.wait`."""
+        given = bool(arrays or inputs)
+        with contextlib.closing(Settling(progress, timeout)) as settling:
+            for _ in range(2 if given else 0):  # where other shapes came before, these have to come twice
+                await self.run(*arrays, inputs=inputs)
+            info = await self.statistics()
+            if not given and not info.requests:
+                raise FailedPreconditionError(NOT_CALLED_YET.format(self.name))
+            while not settling.look(self.name, info.state, settled=info.settled):
+                await asyncio.sleep(Settling.PAUSE)
+                info = await self.statistics()
+            if given:  # answered by who does from now on, so that plans say it
+                await self.run(*arrays, inputs=inputs)
+            return info.state
 
     async def unload(self) -> None:
         """As `Network.unload`."""

@@ -18,7 +18,7 @@ class Activity:
         handle: a descriptor of the memory of another process's; None makes new memory.
 
     Attributes:
-        handle: a descriptor of the memory, for the other process.
+        handle: a descriptor of the memory, for the other process; `words` is the memory itself.
 
     Example:
         >>> here = Activity()
@@ -34,29 +34,29 @@ class Activity:
         self.handle = os.memfd_create("groupconv-activity") if handle is None else handle
         if handle is None:
             os.ftruncate(self.handle, mmap.PAGESIZE)
-        self._words = memoryview(mmap.mmap(self.handle, mmap.PAGESIZE)).cast("q")
+        self.words = memoryview(mmap.mmap(self.handle, mmap.PAGESIZE)).cast("q")
         self._lock = threading.Lock()
 
     @property
     def inside(self) -> int:
         """Shards that run or wait."""
-        return self._words[INSIDE]
+        return self.words[INSIDE]
 
     @property
     def entered(self) -> int:
         """Shards that have come so far."""
-        return self._words[ENTERED]
+        return self.words[ENTERED]
 
     def enter(self) -> None:
         """Count a shard."""
         with self._lock:
-            self._words[INSIDE] += 1
-            self._words[ENTERED] += 1
+            self.words[INSIDE] += 1
+            self.words[ENTERED] += 1
 
     def leave(self) -> None:
         """A shard has ended."""
         with self._lock:
-            self._words[INSIDE] -= 1
+            self.words[INSIDE] -= 1
 
     def __enter__(self) -> Self:
         self.enter()

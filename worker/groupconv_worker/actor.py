@@ -22,7 +22,14 @@ from groupconv_worker.lanes.sockets import Address
 from groupconv_worker.networks.messages import answer
 from groupconv_worker.networks.part import parts_of
 from groupconv_worker.networks.part_info import MemoryHandle, PartAddress, PartInfo, PartKey
-from groupconv_worker.networks.runner import ModelMissingError, NetworkCall, NetworkRun, NetworkRunner, takeover_of
+from groupconv_worker.networks.runner import (
+    ModelMissingError,
+    NetworkCall,
+    NetworkRun,
+    NetworkRunner,
+    States,
+    takeover_of,
+)
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import WorkerRuntime
 from groupconv_worker.shard import Stage, StageRun
@@ -167,6 +174,10 @@ class Worker:
             return None
         except DeviceLostError as error:
             _leave(error)
+
+    def network_states(self) -> States:
+        """Who answers the calls of all networks that this worker has."""
+        return self._networks.states()
 
     def prepare_network(self, network: str, version: int, data: bytes) -> None:
         """Prepare a network's version.

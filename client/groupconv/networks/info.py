@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from groupconv.networks.state import NetworkState, Phase, foremost
 from groupconv.networks.tensors import TensorInfo
 
 
@@ -19,6 +20,7 @@ class NetworkInfo:
         requests: requests that this version answered.
         failures: requests that failed.
         seconds: total time from a parsed request to its outputs, over the answered requests.
+        states: who answers calls, for each set of input shapes on each worker.
     """
 
     name: str
@@ -31,6 +33,19 @@ class NetworkInfo:
     requests: int
     failures: int
     seconds: float
+    states: tuple[NetworkState, ...] = ()
+
+    @property
+    def state(self) -> NetworkState:
+        """One of `states`: one that is under way, else one that is settled."""
+        if self.requests and not self.states:
+            return NetworkState(Phase.WAITING, reason="no worker says more")
+        return foremost(self.states)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is compiled or measured."""
+        return all(state.settled for state in self.states)
 
     def __str__(self) -> str:
         lines = [f"{self.name}, version {self.version}: {self.nodes} nodes, {self.weights:,} weights"]

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from groupconv.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _NetworkPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NetworkPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NetworkPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NETWORK_PHASE_UNSPECIFIED: _NetworkPhase.ValueType  # 0
+    """Never sent."""
+    NETWORK_PHASE_WAITING: _NetworkPhase.ValueType  # 1
+    """onnxruntime answers, and no program is made yet; the reason says what is awaited."""
+    NETWORK_PHASE_COMPILING: _NetworkPhase.ValueType  # 2
+    """onnxruntime answers, while another process simplifies the model and compiles kernels."""
+    NETWORK_PHASE_MEASURING: _NetworkPhase.ValueType  # 3
+    """onnxruntime answers, while the program runs in turns with it."""
+    NETWORK_PHASE_PROGRAM: _NetworkPhase.ValueType  # 4
+    """The program answers."""
+    NETWORK_PHASE_SESSION: _NetworkPhase.ValueType  # 5
+    """onnxruntime goes on to answer."""
+
+class NetworkPhase(_NetworkPhase, metaclass=_NetworkPhaseEnumTypeWrapper):
+    """How far a program of a network is."""
+
+NETWORK_PHASE_UNSPECIFIED: NetworkPhase.ValueType  # 0
+"""Never sent."""
+NETWORK_PHASE_WAITING: NetworkPhase.ValueType  # 1
+"""onnxruntime answers, and no program is made yet; the reason says what is awaited."""
+NETWORK_PHASE_COMPILING: NetworkPhase.ValueType  # 2
+"""onnxruntime answers, while another process simplifies the model and compiles kernels."""
+NETWORK_PHASE_MEASURING: NetworkPhase.ValueType  # 3
+"""onnxruntime answers, while the program runs in turns with it."""
+NETWORK_PHASE_PROGRAM: NetworkPhase.ValueType  # 4
+"""The program answers."""
+NETWORK_PHASE_SESSION: NetworkPhase.ValueType  # 5
+"""onnxruntime goes on to answer."""
+Global___NetworkPhase: _TypeAlias = NetworkPhase  # noqa: Y015
 
 @_typing.final
 class LoadNetworkRequest(_message.Message):
@@ -203,6 +240,7 @@ class Network(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.int
@@ -227,6 +265,10 @@ class Network(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInfo]:
         """Its outputs."""
 
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkState]:
+        """Who answers calls of this version, for each set of input shapes on each worker; empty before the first call."""
+
     def __init__(
         self,
         *,
@@ -240,14 +282,63 @@ class Network(_message.Message):
         requests: _builtins.int = ...,
         failures: _builtins.int = ...,
         seconds: _builtins.float = ...,
+        states: _abc.Iterable[Global___NetworkState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "failures", b"failures", "inputs", b"inputs", "name", b"name", "nodes", b"nodes", "outputs", b"outputs", "requests", b"requests", "seconds", b"seconds", "version", b"version", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "failures", b"failures", "inputs", b"inputs", "name", b"name", "nodes", b"nodes", "outputs", b"outputs", "requests", b"requests", "seconds", b"seconds", "states", b"states", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Network: _TypeAlias = Network  # noqa: Y015
+
+@_typing.final
+class NetworkState(_message.Message):
+    """Who answers the calls of a network with inputs of certain shapes on a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    KERNELS_COMPILED_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """Id of the worker."""
+    phase: Global___NetworkPhase.ValueType
+    """How far it is."""
+    kernels_compiled: _builtins.int
+    """Of the kernels that had to be compiled, how many are. A restart of the compiling process counts those that are left."""
+    kernels: _builtins.int
+    """Kernels that had to be compiled; 0 while that is not known."""
+    reason: _builtins.str
+    """Why, for people."""
+    since: _builtins.float
+    """When the phase began, in seconds since 1970."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorInfo]:
+        """The shapes of the inputs."""
+
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        inputs: _abc.Iterable[Global___TensorInfo] | None = ...,
+        phase: Global___NetworkPhase.ValueType = ...,
+        kernels_compiled: _builtins.int = ...,
+        kernels: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        since: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "kernels", b"kernels", "kernels_compiled", b"kernels_compiled", "phase", b"phase", "reason", b"reason", "since", b"since", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkState: _TypeAlias = NetworkState  # noqa: Y015
 
 @_typing.final
 class GetNetworkRequest(_message.Message):
@@ -664,6 +755,7 @@ class NetworkNode(_message.Message):
     STRIDE_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    FUSED_INTO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the model."""
     op: _builtins.str
@@ -678,8 +770,11 @@ class NetworkNode(_message.Message):
     """Of a convolution or pool, its window for people, as "5×5, stride 2, 2 groups"; else empty."""
     seconds: _builtins.float
     """Seconds on a worker, in the last run that took the time of each node; absent before the first one, and for what is
-    fused into another node. Programs alone are timed: once they take over, and when they are measured again.
+    fused into another node. A program is timed once it takes over, and when it is measured again; onnxruntime when a
+    call asks for times.
     """
+    fused_into: _builtins.str
+    """Name of the node that the time of this one is part of, as it was fused into that one; empty for others."""
     @_builtins.property
     def shape(self) -> Global___Shape:
         """Shape of its first output; absent if it is not known before the call."""
@@ -719,10 +814,11 @@ class NetworkNode(_message.Message):
         stride: _abc.Iterable[_builtins.float] | None = ...,
         window: _builtins.str = ...,
         seconds: _builtins.float | None = ...,
+        fused_into: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_shape", b"_shape", "seconds", b"seconds", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_shape", b"_shape", "algorithm", b"algorithm", "inputs", b"inputs", "multiply_adds", b"multiply_adds", "name", b"name", "op", b"op", "outputs", b"outputs", "receptive_field", b"receptive_field", "seconds", b"seconds", "shape", b"shape", "stride", b"stride", "weights", b"weights", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_shape", b"_shape", "algorithm", b"algorithm", "fused_into", b"fused_into", "inputs", b"inputs", "multiply_adds", b"multiply_adds", "name", b"name", "op", b"op", "outputs", b"outputs", "receptive_field", b"receptive_field", "seconds", b"seconds", "shape", b"shape", "stride", b"stride", "weights", b"weights", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
     _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
@@ -969,6 +1065,7 @@ class RunNetworkRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CUT_FIELD_NUMBER: _builtins.int
     CUTS_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """The network's name."""
     without_report: _builtins.bool
@@ -981,6 +1078,10 @@ class RunNetworkRequest(_message.Message):
     """What the network is to be cut along over the workers: "nothing", "samples", "channels", "rows" or "columns"; or
     "planned", each tensor as PlanNetwork says. Empty leaves it to the server. INVALID_ARGUMENT if the network cannot be
     cut so over the present workers.
+    """
+    times: _builtins.bool
+    """Run the network once more after this call, to take the time of each node for PlanNetwork. The answer waits for it.
+    onnxruntime's nodes are timed in a second session, which is made for that and dropped.
     """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1011,10 +1112,11 @@ class RunNetworkRequest(_message.Message):
         version: _builtins.int = ...,
         cut: _builtins.str = ...,
         cuts: _abc.Iterable[Global___TensorCut] | None = ...,
+        times: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "cuts", b"cuts", "inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "version", b"version", "without_report", b"without_report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "cuts", b"cuts", "inputs", b"inputs", "names", b"names", "network", b"network", "outputs", b"outputs", "times", b"times", "version", b"version", "without_report", b"without_report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.nodes import NodePlan
 from groupconv.networks.plan import ExchangeReport, NetworkPlan, NetworkReport, PartReport
+from groupconv.networks.state import NetworkState, Phase
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
 from groupconv.wire.chunks import packed
@@ -23,6 +24,9 @@ Array = NDArray[Any]
 M = TypeVar("M", bound=Message)
 _TO_WIRE: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
     dtype: tensor_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name, dtype in NETWORK_DTYPES.items()
+}
+_PHASES: dict[Phase, network_pb2.NetworkPhase.ValueType] = {
+    phase: network_pb2.NetworkPhase.Value(f"NETWORK_PHASE_{phase.name}") for phase in Phase
 }
 _FROM_WIRE = {code: dtype for dtype, code in _TO_WIRE.items()}
 
@@ -184,7 +188,29 @@ def network_from_wire(message: network_pb2.Network) -> NetworkInfo:
         message.requests,
         message.failures,
         message.seconds,
+        tuple(map(state_from_wire, message.states)),
     )
+
+
+def state_to_wire(state: NetworkState) -> network_pb2.NetworkState:
+    """Who answers calls."""
+    return network_pb2.NetworkState(
+        worker=state.worker,
+        inputs=shapes_to_wire(state.shapes),
+        phase=_PHASES[state.phase],
+        kernels_compiled=state.compiled,
+        kernels=state.kernels,
+        reason=state.reason,
+        since=state.since,
+    )
+
+
+def state_from_wire(message: network_pb2.NetworkState) -> NetworkState:
+    """Who answers calls; a phase that this client does not know is one that waits."""
+    phase = next((phase for phase, code in _PHASES.items() if code == message.phase), Phase.WAITING)
+    shapes = {info.name: tuple(axis.extent for axis in info.axes) for info in message.inputs}
+    counts = message.kernels_compiled, message.kernels
+    return NetworkState(phase, message.worker, shapes, *counts, message.reason, message.since)
 
 
 def plan_to_wire(plan: NetworkPlan) -> network_pb2.PlanNetworkResponse:

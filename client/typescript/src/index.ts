@@ -41,6 +41,7 @@ export { type StreamSource } from "./streaming/rows.js";
 export { type Band } from "./streaming/transfer.js";
 export { NetworkCuts, type Box, type TensorCut } from "./networks/cuts.js";
 export { NetworkInfo, TensorInfo } from "./networks/info.js";
+export { NetworkState, type NetworkPhase } from "./networks/state.js";
 export { Network, type NetworkInputs, type NetworkPlanOptions } from "./networks/network.js";
 export {
   NetworkPlan,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from groupconv.errors import InvalidArgumentError, NotFoundError
 from groupconv.network import Network
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
+from groupconv.networks.tensors import drawn_inputs
 from groupconv.pictures import picture_path
 from groupconv.text import human_bytes, table
 from groupconv_server.cli.connection import Endpoint
@@ -24,6 +26,8 @@ LOAD = """Examples:
 $ groupconv networks load det.onnx
 
 $ groupconv networks load det.onnx --name ocr/det --input x=1,3,640,640
+
+$ groupconv networks load alexnet.onnx --wait
 """
 LIST = """Examples:
 
@@ -75,18 +79,25 @@ def load(
         bool | None,
         typer.Option("--progress/--no-progress", help="Show a progress bar. Default: if stderr is a terminal."),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Call it with drawn inputs, and wait until it is known who answers fastest.")
+    ] = False,
     timeout: TimeoutOption = 300.0,
 ) -> None:
     """Load a network from an ONNX file. A name that is loaded already gets a new version."""
     shapes = shapes_of(inputs or [])
+    shown = sys.stderr.isatty() if progress is None else progress
     with endpoint.connect(timeout) as client:
         network = client.load_network(
             name or legal_name(file.stem),
             file,
             inputs=[shapes] if shapes else [],
-            progress=sys.stderr.isatty() if progress is None else progress,
+            progress=shown,
         )
-    typer.echo(str(network.info))
+        typer.echo(str(network.info))
+        if wait:
+            drawn = drawn_inputs(network.inputs, shapes)
+            typer.echo(str(network.wait(inputs=drawn, progress=shown, timeout=timeout)))
 
 
 def list_(endpoint: Endpoint, as_json: JsonOption = False, timeout: TimeoutOption = 10.0) -> None:
@@ -96,13 +107,14 @@ def list_(endpoint: Endpoint, as_json: JsonOption = False, timeout: TimeoutOptio
     if as_json:
         typer.echo(json.dumps([described(info) for info in networks]))
         return
-    rows = [("network", "version", "nodes", "weights", "bytes", "requests", "failed", "ms/request")]
+    rows = [("network", "version", "nodes", "weights", "bytes", "requests", "failed", "ms/request", "state")]
     rows += [
         (i.name, str(i.version), str(i.nodes), f"{i.weights:,}", human_bytes(i.bytes), str(i.requests),
-         str(i.failures), f"{i.seconds / i.requests * 1e3:.2f}" if i.requests else "-")
+         str(i.failures), f"{i.seconds / i.requests * 1e3:.2f}" if i.requests else "-",
+         str(i.state).partition(": ")[0] if i.settled else str(i.state))
         for i in networks
     ]  # fmt: skip
-    typer.echo(table(rows, left=frozenset({0})) if networks else "no networks are loaded")
+    typer.echo(table(rows, left=frozenset({0, 8})) if networks else "no networks are loaded")
 
 
 def show(
@@ -126,7 +138,7 @@ def show(
         if as_json:
             typer.echo(json.dumps(described(network.info)))
             return
-        typer.echo(str(network.info))
+        typer.echo("\n".join([str(network.info), *_states(network.info)]))
         free = [info.name for info in network.inputs if not all(isinstance(extent, int) for extent in info.shape)]
         if free and not inputs:
             if picture is not None:
@@ -240,6 +252,13 @@ def shapes_of(inputs: list[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _states(info: NetworkInfo) -> list[str]:
+    """Who answers calls, for people: a line for each worker and set of input shapes."""
+    shapes = [" ".join(f"{name}={','.join(map(str, shape))}" for name, shape in s.shapes.items()) for s in info.states]
+    lines = [f"{s.worker}, {of}: {s}" for s, of in zip(info.states, shapes, strict=True)]
+    return lines or [str(info.state)]
+
+
 def described(info: NetworkInfo) -> dict[str, object]:
     """A network for JSON."""
     return {
@@ -253,4 +272,5 @@ def described(info: NetworkInfo) -> dict[str, object]:
         "requests": info.requests,
         "failures": info.failures,
         "seconds": info.seconds,
+        "states": [{**asdict(state), "phase": state.phase.value} for state in info.states],
     }

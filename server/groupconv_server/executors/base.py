@@ -8,7 +8,7 @@ from groupconv.convolution.report import ShardReport
 from groupconv_server.executors.task import Task
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall, NetworkRun
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, States
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,9 @@ class Executor(Protocol):
             DeadlineExceededError, CancelledError, UnavailableError: as of `run`.
             InvalidArgumentError, ResourceExhaustedError: the inputs do not fit the network, or the machine.
         """
+
+    def network_states(self) -> States:
+        """Who answers the calls of each network's version, on all workers that say it at once."""
 
     def forget(self, layer: str, version: int) -> None:
         """Have every worker drop what it keeps of a layer's or network's version; does not wait for them."""

@@ -73,6 +73,7 @@ class LocalExecutor:
         self._ids = tuple(self._workers)
         self._team, self._jobs = Team(workers), Jobs()
         self._networks = LocalNetworks(list(self._workers.values()))
+        self.network_states = self._networks.states
         self._lost = ""
 
     def workers(self) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from groupconv_server.executors.network_states import joined
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.gang import UncutError
+from groupconv_worker.networks.gang import ALONE, UncutError, check_cut
 from groupconv_worker.networks.local_gang import LocalGang, Member
-from groupconv_worker.networks.runner import ALONE, NetworkCall, NetworkRun, NetworkRunner, check_cut
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, NetworkRunner, States
 from groupconv_worker.networks.sharding import Sharder
 from groupconv_worker.runtime import WorkerRuntime
 
@@ -68,6 +69,10 @@ class LocalNetworks:
     def _whole(self, call: NetworkCall, model: Model, job: Job) -> NetworkRun:
         """Have the first worker run a call."""
         return self._workers[0].networks.run(call, lambda: model, job)
+
+    def states(self) -> States:
+        """Who answers calls, of all workers."""
+        return joined((worker.id, worker.networks.states()) for worker in self._workers)
 
     def forget(self, network: str, version: int) -> None:
         """Drop a version."""

@@ -23,6 +23,7 @@ from groupconv_server.networks.streaming import plan_stream
 from groupconv_server.networks.windows import Allowed
 from groupconv_worker.graph.model import Model, read_model
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import States
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,10 @@ class Networks:
         if self._store is not None:
             self._store.remove(name)
         self.registry.unload(name)
+
+    def states(self) -> States:
+        """Who answers the calls of each version, as far as workers say it at once."""
+        return self._executor.network_states()
 
     def plan(
         self, name: str, shapes: Mapping[str, Sequence[int]], workers: int = 0, in_flight: int = 1, nodes: int = 1

@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.message_factory import GetMessageClass
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
+from groupconv.networks.state import NetworkState
 from groupconv.text import human_bytes
 from groupconv.v1 import network_pb2
 from groupconv.wire.chunks import parsed, unpacked
@@ -18,6 +19,7 @@ from groupconv.wire.networks import (
     read_run_request,
     report_to_wire,
     shapes_from_wire,
+    state_to_wire,
     tensor_space,
     with_tensors,
 )
@@ -29,6 +31,7 @@ from groupconv_server.networks.networks import Networks, size_of
 from groupconv_server.networks.store import LARGEST
 from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
+from groupconv_worker.networks.runner import States
 
 SERVICE = network_pb2.DESCRIPTOR.services_by_name["NetworkService"]
 
@@ -78,21 +81,24 @@ class NetworkServicer:
         data = self._received(request_iterator, header.byte_size)
         job = Job(deadline_of(context), context.is_active)
         loaded = self._networks.load(header.name, data, inputs, job=job)
-        return network_pb2.LoadNetworkResponse(network=self._described([loaded])[0])
+        return network_pb2.LoadNetworkResponse(network=self._described([loaded], {})[0])
 
     def GetNetwork(
         self, request: network_pb2.GetNetworkRequest, context: grpc.ServicerContext
     ) -> network_pb2.GetNetworkResponse:
         """Describe one."""
         return network_pb2.GetNetworkResponse(
-            network=self._described([self._registry.get(request.name, NetworkVersion)])[0]
+            network=self._described([self._registry.get(request.name, NetworkVersion)], self._networks.states())[0]
         )
 
     def ListNetworks(
         self, request: network_pb2.ListNetworksRequest, context: grpc.ServicerContext
     ) -> network_pb2.ListNetworksResponse:
         """Describe all."""
-        return network_pb2.ListNetworksResponse(networks=self._described(self._registry.all(NetworkVersion)))
+        networks = self._registry.all(NetworkVersion)
+        return network_pb2.ListNetworksResponse(
+            networks=self._described(networks, self._networks.states() if networks else {})
+        )
 
     def UnloadNetwork(
         self, request: network_pb2.UnloadNetworkRequest, context: grpc.ServicerContext
@@ -154,8 +160,11 @@ class NetworkServicer:
         rest = network_pb2.RunNetworkResponse(names=done.arrays, report=report).SerializeToString()
         return with_tensors(1, done.arrays.values(), rest)
 
-    def _described(self, networks: Sequence[NetworkVersion]) -> list[network_pb2.Network]:
-        return [described(*each) for each in zip(networks, self._registry.usages(networks), strict=True)]
+    def _described(self, networks: Sequence[NetworkVersion], states: States) -> list[network_pb2.Network]:
+        return [
+            described(network, usage, states.get((network.name, network.version), ()))
+            for network, usage in zip(networks, self._registry.usages(networks), strict=True)
+        ]
 
     def _received(self, requests: Iterator[bytes], size: int) -> bytes:
         data = io.BytesIO()  # gives its bytes without a copy
@@ -177,7 +186,7 @@ class NetworkServicer:
         return data.getvalue()
 
 
-def described(network: NetworkVersion, usage: Usage) -> network_pb2.Network:
+def described(network: NetworkVersion, usage: Usage, states: Sequence[NetworkState]) -> network_pb2.Network:
     """A network as a message."""
     model = network.model
     return network_pb2.Network(
@@ -191,4 +200,5 @@ def described(network: NetworkVersion, usage: Usage) -> network_pb2.Network:
         requests=usage.requests,
         failures=usage.failures,
         seconds=usage.seconds,
+        states=map(state_to_wire, states),
     )

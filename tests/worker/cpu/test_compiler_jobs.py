@@ -9,12 +9,16 @@ import threading
 
 import numpy as np
 import pytest
+from compiled_networks import model
+from onnx import helper
 
 from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Problem
-from groupconv_worker.cpu.compiler import FAILURES, NICENESS, SHARE, WAITING, Compiler, KernelTask
+from groupconv_worker.cpu.compiler import FAILURES, NICENESS, SHARE, WAITING, Compiler
+from groupconv_worker.cpu.compiler_tasks import KernelTask, NetworkTask
+from waiting import until
 
 
 def job(width: int) -> KernelTask:
@@ -31,7 +35,7 @@ BROKEN = {
         "-c",
         """if True:
         import pickle, sys
-        from groupconv_worker.cpu.compiler import TaskResult
+        from groupconv_worker.cpu.compiler_tasks import TaskResult
         while True:
             pickle.load(sys.stdin.buffer)
             pickle.dump(TaskResult(error="no memory"), sys.stdout.buffer)
@@ -56,7 +60,7 @@ def test_a_compiler_that_is_broken_is_asked_a_few_times_and_no_more(how):
 
 GATED = """if True:
     import pickle, sys
-    from groupconv_worker.cpu.compiler import TaskResult
+    from groupconv_worker.cpu.compiler_tasks import TaskResult
     while True:
         pickle.load(sys.stdin.buffer)
         open(sys.argv[1], "w").close()  # the test reads: a job was taken
@@ -104,7 +108,7 @@ def test_an_idle_process_that_has_died_is_replaced():
 
 ONCE_DISTURBED = """if True:
     import pickle, sys
-    from groupconv_worker.cpu.compiler import TaskResult
+    from groupconv_worker.cpu.compiler_tasks import TaskResult
     undisturbed = False
     while True:
         pickle.load(sys.stdin.buffer)
@@ -127,7 +131,7 @@ def test_what_was_measured_beside_other_work_may_be_asked_for_again():
 
 NEVER_IDLE = """if True:
     import pickle, sys
-    from groupconv_worker.cpu.compiler import TaskResult
+    from groupconv_worker.cpu.compiler_tasks import TaskResult
     pickle.load(sys.stdin.buffer)
     if sys.argv[2:] == ["idle"]:
         sys.stdin.read()  # until it is killed
@@ -193,7 +197,7 @@ def test_a_process_whose_parent_has_gone_ends_without_a_word():
 ONCE_BUSY = """if True:
     import pickle, sys
     from groupconv_worker.activity import Activity
-    from groupconv_worker.cpu.compiler import TaskResult
+    from groupconv_worker.cpu.compiler_tasks import TaskResult
     activity, busy = Activity(int(sys.argv[1])), True
     while True:
         job = pickle.load(sys.stdin.buffer)
@@ -221,3 +225,31 @@ def test_nothing_is_measured_while_a_shard_runs_and_what_found_no_gap_is_tried_a
     assert measured.over
     assert done == [("compiled", ""), ("measured", "")]
     compiler.close()
+
+
+@pytest.mark.slow
+def test_a_network_says_how_many_of_its_kernels_are_compiled(tmp_path, monkeypatch):
+    """The process tells it while it compiles, in memory that both share."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1] * 4),
+        helper.make_node("LRN", ["a"], ["b"], size=5),
+        helper.make_node("MaxPool", ["b"], ["y"], kernel_shape=[3, 3]),
+    ]
+    data = model(nodes, {"x": (1, 8, 12, 12)}, {"w": np.ones((8, 8, 3, 3), np.float32)})
+    compiler, task = Compiler(), NetworkTask("n", data, {"x": (1, 8, 12, 12)})
+    improvement = compiler.submit(task, now=True)
+    seen = set()
+
+    def over():
+        seen.add(compiler.compiled(task))
+        return improvement.over
+
+    until(over, 240)
+    assert compiler.compiled(task) == (0, 0)  # it is not under way any more
+    compiler.close()
+    done, kernels = max(seen)
+    assert kernels >= 3
+    assert 0 < done <= kernels
+    assert {of for _, of in seen} == {0, kernels}

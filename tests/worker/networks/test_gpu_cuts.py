@@ -14,7 +14,7 @@ from groupconv.gpu import driver
 from groupconv_server.executors import create_executor
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import DeviceLostError
-from groupconv_worker.cpu.compiler import TaskResult
+from groupconv_worker.cpu.compiler_tasks import TaskResult
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.choice import CUTS, PLANNED, CutChoice

@@ -10,7 +10,8 @@ from emulation import emulated_engine, needs_compiler
 from emulation.stand_in import as_cupy
 from groupconv_server.executors import create_executor
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.cpu.compiler import COMPILER, Compiler, TaskResult
+from groupconv_worker.cpu.compiler import COMPILER, Compiler
+from groupconv_worker.cpu.compiler_tasks import TaskResult
 from groupconv_worker.cuda.network.network import DeviceNetwork
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import ALGORITHM, read_model

@@ -9,7 +9,7 @@ from networks import mixed_cuts, towers
 
 from groupconv.errors import CancelledError
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.cpu.compiler import TaskResult
+from groupconv_worker.cpu.compiler_tasks import TaskResult
 from groupconv_worker.cpu.network.sharded import cut_network
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.importing import Optimized

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import threading
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ from compiled_networks import model
 from onnx import helper
 
 from groupconv.errors import CancelledError
+from groupconv.networks.state import NetworkState, Phase
 from groupconv_worker.budget import ThreadBudget
-from groupconv_worker.cpu.compiler import Compiler, TaskResult
+from groupconv_worker.cpu.compiler import Compiler
+from groupconv_worker.cpu.compiler_tasks import TaskResult
 from groupconv_worker.cpu.network.fragments import compiled_network
 from groupconv_worker.cpu.network.network import CompiledNetwork
 from groupconv_worker.cpu.threads import Team
@@ -54,8 +57,12 @@ def test_a_faster_program_answers_after_the_session(team, compiler):
     first = runner.run(call, lambda: read_model(LRN), Job())
     assert first.algorithm == ALGORITHM
     assert "being compiled" in first.reason
+    assert state_of(runner, "lrn").phase in (Phase.COMPILING, Phase.MEASURING, Phase.PROGRAM)
     assert compiler.wait(240)
     runner.takeover.wait()
+    state = state_of(runner, "lrn")
+    assert (state.phase, state.shapes) == (Phase.PROGRAM, {"x": X.shape})
+    assert "onnxruntime's time" in state.reason
     second = runner.run(call, lambda: read_model(LRN), Job())
     assert second.algorithm == OURS, second.reason
     assert second.program_bytes > X.nbytes
@@ -72,6 +79,42 @@ def test_a_faster_program_answers_after_the_session(team, compiler):
     assert runner.run(call, lambda: read_model(LRN), Job()).algorithm == ALGORITHM
 
 
+def test_states_say_what_is_awaited(team, compiler, monkeypatch):
+    """Shapes that come once have no program; those that come again do, unless nothing compiles."""
+    compiler.close()
+    data = model([helper.make_node("LRN", ["x"], ["y"], size=5)], {"x": ("N", *X.shape[1:])})
+    runner = NetworkRunner(ThreadBudget(1), 1, Takeover(ThreadBudget(1), ThreadPrograms(team), compiler))
+    assert runner.states() == {}
+    one, two = (NetworkCall("lrn", 1, {"x": np.concatenate([X] * n)}, ("y",), spare=MUCH) for n in (1, 2))
+    for call in (one, two):
+        runner.run(call, lambda: read_model(data), Job())
+    states = runner.states()["lrn", 1]
+    assert [state.phase for state in states] == [Phase.SESSION, Phase.WAITING]
+    assert "no process that compiles" in str(states[0])
+    assert "come again" in str(states[1])
+    monkeypatch.setenv("GROUPCONV_TUNE", "off")
+    assert "GROUPCONV_TUNE" in str(runner.states()["lrn", 1][1])
+    without = NetworkRunner(ThreadBudget(1), 1)
+    without.run(one, lambda: read_model(data), Job())
+    assert "neither threads for programs nor a GPU" in str(state_of(without, "lrn"))
+
+
+def test_what_the_compiler_drops_is_asked_for_again(team, monkeypatch):
+    """It drops the oldest jobs if many wait, and all of them at the end."""
+    monkeypatch.setenv("GROUPCONV_TUNE", "on")
+    compiler = Compiler((sys.executable, "-c", "import sys; sys.stdin.buffer.read()"))  # which answers nothing
+    takeover = Takeover(ThreadBudget(1), ThreadPrograms(team), compiler)
+    runner = NetworkRunner(ThreadBudget(1), 1, takeover)
+    call = NetworkCall("lrn", 1, {"x": X}, ("y",), spare=MUCH)
+    runner.run(call, lambda: read_model(LRN), Job())
+    assert state_of(runner, "lrn").phase is Phase.COMPILING
+    compiler.close()
+    takeover.wait()
+    assert state_of(runner, "lrn").phase is Phase.WAITING
+    runner.run(call, lambda: read_model(LRN), Job())
+    assert state_of(runner, "lrn").phase is Phase.SESSION  # nothing compiles any more
+
+
 @pytest.mark.parametrize(("samples", "kept"), [(1, False), ("N", True)])
 def test_the_session_of_one_shape_alone_goes_once_the_program_answers(team, samples, kept):
     data = model([helper.make_node("LRN", ["x"], ["y"], size=5)], {"x": (samples, *X.shape[1:])})
@@ -85,6 +128,12 @@ def test_the_session_of_one_shape_alone_goes_once_the_program_answers(team, samp
     window = runner.run(replace(call, spare=-1), lambda: read_model(data), Job())
     assert window.algorithm == ALGORITHM
     assert (runner.prepare("n", 1, lambda: read_model(data)) is session) == kept
+
+
+def state_of(runner: NetworkRunner, name: str) -> NetworkState:
+    """The one state of the first version."""
+    (state,) = runner.states()[name, 1]
+    return state
 
 
 def tried(team: Team, data: bytes, other: bytes, spare: int = MUCH) -> Candidate:

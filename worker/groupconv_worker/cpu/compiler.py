@@ -16,18 +16,15 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import IO, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import IO
 
 from cachetools import LRUCache
 
 from groupconv_worker.activity import ACTIVITY, Activity
-from groupconv_worker.contract import Problem
+from groupconv_worker.cpu.compiler_tasks import KernelTask, NetworkTask, Task, TaskResult, compiled, say_compiled
 from groupconv_worker.cpu.kernels import cache
 from groupconv_worker.cpu.kernels.forms import FORMS, Form
-from groupconv_worker.graph.graph import Graph
-from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.improvement import Improvement
 
 log = logging.getLogger(__name__)
@@ -54,68 +51,6 @@ FAILURES = 3
 """Processes in a row that died at a task, after which none is started any more."""
 
 
-class KernelTask(NamedTuple):
-    """Compile an algorithm's forms for a convolution, or measure which algorithm is the fastest.
-
-    Attributes:
-        problem: the convolution, of one sample.
-        threads: of the engine.
-        algorithm: whose forms are compiled; None measures all candidates for a resident kernel instead.
-        resident: whether the kernel stays on the worker.
-    """
-
-    problem: Problem
-    threads: int
-    algorithm: str | None
-    resident: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class NetworkTask:
-    """Bind a network's graph to shapes of inputs, and compile the kernels of its program.
-
-    Attributes:
-        name: for people.
-        data: the ONNX model; emptied once the task is done.
-        shapes: of the inputs, by name.
-        workers: how many the network is cut over.
-        cuts: ways to cut the network, whose kernels are compiled; without any, those of the whole network are.
-        compiled: whether to compile kernels; else the graph is only bound.
-    """
-
-    name: str
-    data: bytes = field(repr=False)
-    shapes: Mapping[str, tuple[int, ...]]
-    workers: int = 1
-    cuts: tuple[CutChoice, ...] = ()
-    compiled: bool = True
-
-
-Task = KernelTask | NetworkTask
-
-
-class TaskResult(NamedTuple):
-    """What a task has produced.
-
-    Attributes:
-        forms: all that the process has compiled, now on disk.
-        algorithm: the fastest one; None if nothing was measured.
-        undisturbed: whether the task had a processor to itself while it measured. If not, it may be submitted again.
-        error: why the task failed; empty if it did not.
-        busy: whether the task has to wait, as shards ran all the time.
-        graph: a network's bound graph.
-        reason: why a network has no graph, or no program.
-    """
-
-    forms: tuple[Form, ...] = ()
-    algorithm: str | None = None
-    undisturbed: bool = True
-    error: str = ""
-    busy: bool = False
-    graph: Graph | None = None
-    reason: str = ""
-
-
 class Compiler:
     """The queue of tasks, and the other process that does them. Safe to use from several threads.
 
@@ -132,6 +67,7 @@ class Compiler:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._current: Task | None = None
         self._idle = False
         self._tasks = 0
         self._failures = 0
@@ -178,6 +114,10 @@ class Compiler:
             self._changed.notify_all()
             return improvement
 
+    def compiled(self, task: Task) -> tuple[int, int]:
+        """How many kernels of a task are compiled, and of how many; both are 0 while that is not known."""
+        return compiled(self._activity) if task is self._current else (0, 0)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Block until all tasks are done; False after `timeout` seconds (for tests and commands)."""
         with self._changed:
@@ -213,7 +153,10 @@ class Compiler:
                     self._changed.wait(PAUSE)
                     continue
                 taken = task, improvement, done = self._waiting[key]
+            say_compiled(self._activity, 0, 0)
+            self._current = task
             result = self._send(task)
+            self._current = None
             if result.error:
                 log.warning("%s cannot be prepared ahead: %s", task, result.error)
             if isinstance(task, NetworkTask):

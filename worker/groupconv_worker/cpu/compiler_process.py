@@ -10,16 +10,17 @@ import fcntl
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from groupconv_worker.activity import Activity
-from groupconv_worker.cpu.compiler import NICENESS, SHARE, KernelTask, NetworkTask, Task, TaskResult
+from groupconv_worker.cpu.compiler import NICENESS, SHARE
+from groupconv_worker.cpu.compiler_tasks import KernelTask, NetworkTask, Task, TaskResult, say_compiled
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
-from groupconv_worker.cpu.kernels.forms import FORMS
+from groupconv_worker.cpu.kernels.forms import FORMS, Form, NotCompiledError, deferred
 from groupconv_worker.stopwatch import BusyError
 
 
@@ -33,7 +34,7 @@ def main(tasks: BinaryIO, answers: BinaryIO, activity: Activity) -> None:
         except EOFError:
             return
         if isinstance(task, NetworkTask):
-            pickle.dump(run_network_task(task), answers, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(run_network_task(task, activity), answers, pickle.HIGHEST_PROTOCOL)
         else:
             if task.threads not in engines:
                 engines[task.threads] = CpuEngine(threads=task.threads, activity=activity)
@@ -60,7 +61,7 @@ def run_task(engine: CpuEngine, task: KernelTask) -> TaskResult:
         return TaskResult(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
 
 
-def run_network_task(task: NetworkTask) -> TaskResult:
+def run_network_task(task: NetworkTask, activity: Activity) -> TaskResult:
     """Bind a network's graph, and compile the kernels of its program if it is one for threads."""
     from groupconv_worker.cpu.network.fragments import compiled_network
     from groupconv_worker.cpu.network.kernels.clock import stamp
@@ -82,7 +83,8 @@ def run_network_task(task: NetworkTask) -> TaskResult:
                     with contextlib.suppress(UnsupportedNodeError, ValueError):  # others may do
                         cut_network(graph, choice, [team] * task.workers)
                 if not task.cuts:
-                    compiled_network(graph, team)
+                    with _counted(lambda: compiled_network(graph, team), activity):
+                        compiled_network(graph, team)
                 stamp()  # for runs that take the time of each node
         finally:
             team.close()
@@ -91,6 +93,46 @@ def run_network_task(task: NetworkTask) -> TaskResult:
     except Exception as error:  # noqa: BLE001 - whatever it is, the network stays with the runtime
         return TaskResult(tuple(FORMS.made), error=f"{type(error).__name__}: {error}")
     return TaskResult(tuple(FORMS.made), graph=graph)
+
+
+class _Told(list[Form]):
+    """Forms, and a function that is called with each one that comes."""
+
+    def __init__(self, forms: list[Form], came: Callable[[Form], None]) -> None:
+        super().__init__(forms)
+        self._came = came
+
+    def append(self, form: Form) -> None:
+        super().append(form)
+        self._came(form)
+
+
+@contextlib.contextmanager
+def _counted(make: Callable[[], object], activity: Activity) -> Iterator[None]:
+    """Tell the parent how many kernels are missing for `make`, and meanwhile how many of these have come."""
+    from groupconv_worker.cpu.network.network import KernelsMissingError
+
+    try:
+        with deferred():
+            make()
+        missing: set[Form] = set()
+    except (KernelsMissingError, NotCompiledError) as error:
+        missing = set(error.forms) if isinstance(error, KernelsMissingError) else set()
+    done, kernels = 0, len(missing)
+    say_compiled(activity, done, kernels)
+
+    def came(form: Form) -> None:
+        nonlocal done
+        done += form in missing
+        say_compiled(activity, done, kernels)
+
+    made = FORMS.made
+    FORMS.made = _Told(made, came)
+    try:
+        yield
+    finally:
+        made.extend(FORMS.made[len(made) :])
+        FORMS.made = made
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ from groupconv_worker.cpu.algorithms.plane import Plane, phases
 from groupconv_worker.cpu.algorithms.samples import zero_padded
 from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
-from groupconv_worker.cpu.compiler import COMPILER, KernelTask, TaskResult
+from groupconv_worker.cpu.compiler import COMPILER
+from groupconv_worker.cpu.compiler_tasks import KernelTask, TaskResult
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels.forms import Form, NotCompiledError, is_deferred
 from groupconv_worker.cpu.kernels.target import is_restricted

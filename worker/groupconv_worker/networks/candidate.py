@@ -1,9 +1,14 @@
 """A candidate: the program that may take over a network's calls with inputs of certain shapes."""
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from groupconv.networks.state import NetworkState, Phase
+from groupconv_worker.autotune import enabled
+from groupconv_worker.cpu.compiler_tasks import NetworkTask
 from groupconv_worker.graph.graph import Graph
 
 if TYPE_CHECKING:
@@ -13,6 +18,8 @@ if TYPE_CHECKING:
 
     OurNetwork = CompiledNetwork | FragmentedNetwork | DeviceNetwork
 
+AGAIN = "a program is made once inputs of these shapes come again"
+OFF = "no program is made, as GROUPCONV_TUNE is off"
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -34,6 +41,9 @@ class Candidate:
         reason: why the program or the session answers.
         calls: how many there were.
         settled: whether the program was tried, or cannot be.
+        phase: how far the program is.
+        since: when the phase began, in seconds since 1970.
+        task: that compiles the program, until it is done.
         gone: whether the version was unloaded, or these shapes were dropped.
         started: whether a program is being made, or was.
     """
@@ -51,4 +61,24 @@ class Candidate:
     calls: int = 0
     settled: bool = False
     gone: bool = False
+    phase: Phase = Phase.WAITING
+    since: float = field(default_factory=time.time)
+    task: NetworkTask | None = None
     started: bool = field(default=False, repr=False)
+
+    def enter(self, phase: Phase) -> None:
+        """A phase begins, if it is another one."""
+        if phase is not self.phase:
+            self.phase, self.since = phase, time.time()
+
+    def state(self, compiled: Callable[[NetworkTask], tuple[int, int]]) -> NetworkState:
+        """How far it is, for people.
+
+        Args:
+            compiled: as of `Compiler.compiled`.
+        """
+        task, reason = self.task, self.reason
+        if self.phase is Phase.WAITING and not reason:
+            reason = AGAIN if enabled() else OFF
+        done, kernels = (0, 0) if task is None else compiled(task)
+        return NetworkState(self.phase, "", dict(self.shapes), done, kernels, reason, self.since)

@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from groupconv.errors import InternalError
+from groupconv.errors import InternalError, InvalidArgumentError
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
-from groupconv_worker.graph.partition.choice import CutChoice
+from groupconv_worker.graph.partition.choice import CUTS, CutChoice
 from groupconv_worker.graph.partition.partition import Exchange
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall
+from groupconv_worker.networks.runner import WHOLE, NetworkCall
 from groupconv_worker.shard import PartRun
+
+ALONE = "one worker runs networks"
+"""Why no network is cut."""
 
 
 class UncutError(ValueError):
@@ -83,3 +86,27 @@ class Gang(Protocol):
 
     def close(self) -> None:
         """End its threads."""
+
+
+def check_cut(cut: str, workers: int, why: str = ALONE) -> None:
+    """Check what a call asks for.
+
+    Args:
+        cut: along what the network is to be cut.
+        workers: over how many it could be.
+        why: if that is one.
+
+    Raises:
+        InvalidArgumentError: it cannot be cut so.
+
+    Example:
+        >>> check_cut("nothing", 1)
+        >>> check_cut("rows", 1)
+        Traceback (most recent call last):
+            ...
+        groupconv.errors.InvalidArgumentError: cut: expected nothing, as one worker runs networks, got 'rows'
+    """
+    if cut not in ("", WHOLE, *CUTS):
+        raise InvalidArgumentError("cut", f"one of {', '.join((WHOLE, *CUTS))}", cut)
+    if cut not in ("", WHOLE) and workers < 2:
+        raise InvalidArgumentError("cut", f"{WHOLE}, as {why}", cut)

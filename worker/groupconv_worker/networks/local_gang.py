@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from groupconv.errors import InternalError, ResourceExhaustedError
 from groupconv_worker.budget import ThreadBudget
 from groupconv_worker.contract import Array
-from groupconv_worker.cpu.compiler import COMPILER, Compiler, NetworkTask, TaskResult
+from groupconv_worker.cpu.compiler import COMPILER, Compiler
+from groupconv_worker.cpu.compiler_tasks import NetworkTask, TaskResult
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.graph.graph import Graph

@@ -8,15 +8,16 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.networks.plan import ExchangeReport, PartReport
+from groupconv.networks.state import NetworkState, Phase
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.graph import Tensor, output_arrays
-from groupconv_worker.networks.runner import NetworkCall, NetworkRun
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, States
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class NetworkHeader:
         inputs: the arrays that follow, after the model.
         model: bytes of the model, which follow the header; 0 if it is not sent.
         expires: on the clock of time.time(); infinity for never.
-        prepare: whether the network is only prepared, and not run.
+        task: what to do: run the call; prepare the network only; or say who answers calls of all networks.
     """
 
     call: NetworkCall
     inputs: tuple[Tensor, ...] = ()
     model: int = 0
     expires: float = math.inf
-    prepare: bool = False
+    task: Literal["run", "prepare", "states"] = "run"
 
     def to_json(self) -> bytes:
         """As JSON.
@@ -45,8 +46,9 @@ class NetworkHeader:
             >>> NetworkHeader.from_json(header.to_json()) == header
             True
         """
-        call = [self.call.network, self.call.version, self.call.outputs, self.call.peak_bytes, self.call.spare]
-        return json.dumps([call, _to_json(self.inputs), self.model, self.expires, self.prepare]).encode()
+        c = self.call
+        call = [c.network, c.version, c.outputs, c.peak_bytes, c.spare, c.times]
+        return json.dumps([call, _to_json(self.inputs), self.model, self.expires, self.task]).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -55,9 +57,9 @@ class NetworkHeader:
         Raises:
             ValueError, TypeError: it is not a header.
         """
-        (name, version, outputs, peak, spare), inputs, model, expires, prepare = json.loads(text)
-        call = NetworkCall(name, version, {}, tuple(outputs), peak_bytes=peak, spare=spare)
-        return cls(call, _from_json(inputs), model, expires, prepare)
+        (name, version, outputs, peak, spare, times), inputs, model, expires, task = json.loads(text)
+        call = NetworkCall(name, version, {}, tuple(outputs), peak_bytes=peak, spare=spare, times=times)
+        return cls(call, _from_json(inputs), model, expires, task)
 
 
 class Networks(Protocol):
@@ -65,6 +67,9 @@ class Networks(Protocol):
 
     def prepare_network(self, network: str, version: int, data: bytes) -> None:
         """Prepare a version."""
+
+    def network_states(self) -> States:
+        """Who answers calls of each version."""
 
     def compute_network(
         self, call: NetworkCall, data: bytes | None, expires: float | None, dropped: Callable[[], bool]
@@ -95,7 +100,9 @@ def answer(
     inputs = output_arrays(header.inputs)
     receive([model, *inputs.values()])
     data, call = model.tobytes() if header.model else None, replace(header.call, inputs=inputs)
-    if header.prepare:
+    if header.task == "states":
+        return states_to(networks.network_states()), ()
+    if header.task == "prepare":
         networks.prepare_network(call.network, call.version, data or b"")
         return b"", ()
     expires = None if math.isinf(header.expires) else header.expires
@@ -124,6 +131,26 @@ def answer_from(text: bytes) -> tuple[NetworkRun, tuple[Tensor, ...]]:
     about["exchanges"] = tuple(ExchangeReport(**exchange) for exchange in about["exchanges"])
     about["theirs"] = tuple(about["theirs"])
     return NetworkRun(**about), _from_json(outputs)
+
+
+def states_to(states: States) -> bytes:
+    """Who answers calls, as JSON."""
+    found = [(*version, [asdict(s) | {"phase": s.phase.value} for s in several]) for version, several in states.items()]
+    return json.dumps(found).encode()
+
+
+def states_from(text: bytes) -> States:
+    """From JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is not that.
+    """
+    return {(name, version): tuple(map(_state, several)) for name, version, several in json.loads(text)}
+
+
+def _state(about: dict[str, Any]) -> NetworkState:
+    shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
+    return NetworkState(**about | {"phase": Phase(about["phase"]), "shapes": shapes})
 
 
 def _to_json(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...]]]:

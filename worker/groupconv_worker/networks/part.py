@@ -33,7 +33,8 @@ from groupconv_worker.networks.part_info import MODEL_MISSING, MemoryHandle, Par
 from groupconv_worker.networks.runner import acquire
 
 if TYPE_CHECKING:
-    from groupconv_worker.cpu.compiler import Compiler, TaskResult
+    from groupconv_worker.cpu.compiler import Compiler
+    from groupconv_worker.cpu.compiler_tasks import TaskResult
     from groupconv_worker.networks.links import PartLinks
     from groupconv_worker.networks.part_programs import PartProgram, PartPrograms
     from groupconv_worker.runtime import WorkerRuntime
@@ -88,7 +89,7 @@ class PartRunner:
         if part is None:
             if data is None:
                 return MODEL_MISSING
-            from groupconv_worker.cpu.compiler import NetworkTask  # kept out of a worker's start
+            from groupconv_worker.cpu.compiler_tasks import NetworkTask  # kept out of a worker's start
 
             part = _Part(key)
             compiled = self._programs.compiled

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from groupconv.errors import DeadlineExceededError, InvalidArgumentError, ResourceExhaustedError
+from groupconv.errors import DeadlineExceededError, ResourceExhaustedError
 from groupconv.networks.plan import ExchangeReport, PartReport
+from groupconv.networks.state import NetworkState, Phase
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
-from groupconv_worker.graph.partition.choice import CUTS, Cuts
+from groupconv_worker.graph.partition.choice import Cuts
 from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
@@ -27,8 +28,6 @@ Array = NDArray[Any]
 
 WHOLE = "nothing"
 """The cut of a network that one worker runs."""
-ALONE = "one worker runs networks"
-"""Why no network is cut."""
 CutPlanner = Callable[[Cuts, Sequence[int]], Cuts]
 """Plans the cut of each tensor, from the cuts to keep and the number of workers on each node; empty for one worker."""
 
@@ -47,6 +46,7 @@ class NetworkCall:
         cut: the axis along which to cut the network over the workers; empty leaves it to the executor.
         given: cuts of some tensors that a planned cut keeps.
         planner: plans the cuts of all tensors; None where calls cannot be cut as planned.
+        times: whether the network runs once more after this call, to take the time of each node.
     """
 
     network: str
@@ -59,6 +59,7 @@ class NetworkCall:
     cut: str = ""
     given: Cuts = field(default_factory=dict)
     planner: CutPlanner | None = None
+    times: bool = False
 
 
 class NetworkRun(NamedTuple):
@@ -96,6 +97,9 @@ class NetworkRun(NamedTuple):
 OURS = "groupconv"
 """The name of our own programs in plans and reports."""
 SESSION = "the whole network as one session"
+NO_PROGRAMS = "the engine has neither threads for programs nor a GPU"
+States = Mapping[tuple[str, int], tuple[NetworkState, ...]]
+"""Of versions by name and number: for each set of input shapes, who answers calls."""
 
 
 class ModelMissingError(LookupError):
@@ -178,6 +182,7 @@ class NetworkRunner:
                     made, parts = _answer(program, call)
             except ResourceExhaustedError as error:  # the GPU's memory is taken by now
                 candidate.program, candidate.reason, program = None, f"no program: {error}", None
+                candidate.enter(Phase.SESSION)
         if made is not None:
             outputs = {name: made[name] for name in call.outputs}
         else:
@@ -215,6 +220,12 @@ class NetworkRunner:
         ):
             self._sessions.pop(version, None)
 
+    def states(self) -> States:
+        """Who answers the calls of all versions that this worker has."""
+        if self.takeover is None:
+            return {version: (NetworkState(Phase.SESSION, reason=NO_PROGRAMS),) for version in list(self._sessions)}
+        return self.takeover.states()
+
     def forget(self, network: str, version: int) -> None:
         """Drop the session and the programs of a version. A call that runs on one goes on to its end."""
         self._sessions.pop((network, version), None)
@@ -245,30 +256,6 @@ def acquire(budget: ThreadBudget, job: Job, *, among: int = 1, alone: bool = Fal
         job.check()
         raise DeadlineExceededError("the deadline passed before the network was started")
     return got
-
-
-def check_cut(cut: str, workers: int, why: str = ALONE) -> None:
-    """Check what a call asks for.
-
-    Args:
-        cut: along what the network is to be cut.
-        workers: over how many it could be.
-        why: if that is one.
-
-    Raises:
-        InvalidArgumentError: it cannot be cut so.
-
-    Example:
-        >>> check_cut("nothing", 1)
-        >>> check_cut("rows", 1)
-        Traceback (most recent call last):
-            ...
-        groupconv.errors.InvalidArgumentError: cut: expected nothing, as one worker runs networks, got 'rows'
-    """
-    if cut not in ("", WHOLE, *CUTS):
-        raise InvalidArgumentError("cut", f"one of {', '.join((WHOLE, *CUTS))}", cut)
-    if cut not in ("", WHOLE) and workers < 2:
-        raise InvalidArgumentError("cut", f"{WHOLE}, as {why}", cut)
 
 
 def _answer(program: "OurNetwork", call: NetworkCall) -> tuple[dict[str, Array], tuple[PartReport, ...]]:

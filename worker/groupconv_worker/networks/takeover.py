@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from groupconv.networks.state import NetworkState, Phase
 from groupconv.text import human_bytes
 from groupconv_worker.autotune import enabled
 from groupconv_worker.budget import ThreadBudget, granted
-from groupconv_worker.cpu.compiler import COMPILER, Compiler, NetworkTask, TaskResult
+from groupconv_worker.cpu.compiler import COMPILER, Compiler
+from groupconv_worker.cpu.compiler_tasks import NetworkTask, TaskResult
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.job import Job
@@ -104,18 +106,25 @@ class Takeover:
         model = session.model
         if len(model.data) + sum(array.nbytes for array in inputs.values()) > LARGEST:
             candidate.reason = f"models over {human_bytes(LARGEST)} have no program"
+            candidate.enter(Phase.SESSION)
             return
         copies = {name: array.copy() for name, array in inputs.items()}
         outputs = [info.name for info in model.outputs]
         task = NetworkTask(candidate.name, model.data, dict(candidate.shapes), compiled=self._programs.compiled)
 
         def compiled(result: TaskResult) -> None:
+            candidate.task = None
+            candidate.enter(candidate.phase if result.graph is None else Phase.MEASURING)
             self._background.do(lambda: self._try(candidate, result, session, copies, outputs))
-            self._background.do(lambda: setattr(candidate, "settled", True))
 
-        candidate.reason = "a program is being compiled"
-        if self._compiler.submit(task, compiled, now=True) is None:
-            candidate.reason = "no program: there is no process that compiles"
+        candidate.reason, candidate.task = "a program is being compiled", task
+        candidate.enter(Phase.COMPILING)
+        improvement = self._compiler.submit(task, compiled, now=True)
+        if improvement is None:
+            candidate.reason, candidate.task = "no program: there is no process that compiles", None
+            candidate.enter(Phase.SESSION)
+        else:
+            improvement.then(lambda: self._background.do(lambda: self._settle(candidate)))
 
     def program_answered(
         self, candidate: Candidate, session: Callable[[], NetworkSession], inputs: Mapping[str, Array]
@@ -130,8 +139,16 @@ class Takeover:
         def judge() -> None:
             if candidate.program is not None and candidate.graph is not None:
                 self._judge(candidate, candidate.program, candidate.graph, beside, copies, outputs)
+                self._settle(candidate)
 
         self._background.do(judge)
+
+    def states(self) -> dict[tuple[str, int], tuple[NetworkState, ...]]:
+        """How far the programs of all versions are, for each set of shapes."""
+        with self._lock:
+            known = {version: list(several.values()) for version, several in self._known.items()}
+        compiled = self._compiler.compiled
+        return {version: tuple(each.state(compiled) for each in several) for version, several in known.items()}
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
@@ -148,6 +165,15 @@ class Takeover:
         with self._lock:
             for candidate in self._known.pop((network, version), {}).values():
                 candidate.gone, candidate.program = True, None
+
+    def _settle(self, candidate: Candidate) -> None:
+        """A program was tried, or the compiler has dropped its task: then the next call submits it again."""
+        if candidate.task is not None:
+            candidate.started, candidate.reason, candidate.task = False, "", None
+            candidate.enter(Phase.WAITING)
+            return
+        candidate.settled = True
+        candidate.enter(Phase.SESSION if candidate.program is None else Phase.PROGRAM)
 
     def _try(
         self,

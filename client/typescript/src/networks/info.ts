@@ -5,6 +5,7 @@ import { convertedTo } from "../tensors/convert.js";
 import { isFloat, type DType } from "../tensors/dtypes.js";
 import type { Tensor } from "../tensors/tensor.js";
 import { grouped, shown, Words } from "../text.js";
+import { foremost, type NetworkState } from "./state.js";
 
 /** An input or an output of a network. */
 export class TensorInfo {
@@ -40,7 +41,19 @@ export class NetworkInfo {
     readonly failures: number,
     /** Total time from a parsed request to its outputs. */
     readonly seconds: number,
+    /** Who answers calls, for each set of input shapes on each worker. */
+    readonly states: readonly NetworkState[] = [],
   ) {}
+
+  /** One of `states`: one that is under way, else one that is settled. */
+  get state(): NetworkState {
+    return foremost(this.states, this.requests);
+  }
+
+  /** Whether nothing is compiled or measured. */
+  get settled(): boolean {
+    return this.states.every((state) => state.settled);
+  }
 
   toString(): string {
     const head = `${this.name}, version ${this.version}: ${this.nodes} nodes, ${grouped(this.weights)} weights`;

@@ -1,7 +1,7 @@
 /** Networks on the server: `client.loadNetwork(...)` returns one. */
 
 import { create } from "@bufbuild/protobuf";
-import { DataLossError, InvalidArgumentError } from "../errors.js";
+import { DataLossError, FailedPreconditionError, InvalidArgumentError } from "../errors.js";
 import {
   NetworkService,
   PlanNetworkRequestSchema,
@@ -15,6 +15,10 @@ import { networkPlanFromWire, networkReportFromWire, shapesToWire, type Shapes }
 import { tensorFromWire, tensorToWire } from "../wire/tensors.js";
 import { checkShapes, converted, type NetworkInfo, type TensorInfo } from "./info.js";
 import type { NetworkPlan, NetworkResult } from "./plan.js";
+import type { NetworkState } from "./state.js";
+
+/** Milliseconds between two looks at a state. */
+const PAUSE = 200;
 
 /** What a network needs of its client. */
 export interface NetworkHome {
@@ -124,6 +128,31 @@ export class Network {
   /** The server's current description: version, bytes, requests, seconds. */
   async statistics(): Promise<NetworkInfo> {
     return (await this.home.getNetwork(this.name)).info;
+  }
+
+  /** Who answers the calls of this network now, and how far its program is. */
+  async state(): Promise<NetworkState> {
+    return (await this.statistics()).state;
+  }
+
+  /**
+   * Waits until no program of this network is compiled or measured. The first call of a network has one made for it.
+   *
+   * @param options.progress called with each state.
+   * @param options.signal ends it early.
+   * @throws FailedPreconditionError if the network was not called yet.
+   */
+  async wait(options: { progress?: (state: NetworkState) => void; signal?: AbortSignal } = {}): Promise<NetworkState> {
+    for (;;) {
+      options.signal?.throwIfAborted();
+      const info = await this.statistics();
+      if (!info.requests) {
+        throw new FailedPreconditionError(`network ${this.name} was not called yet, so nothing is compiled`);
+      }
+      options.progress?.(info.state);
+      if (info.settled) return info.state;
+      await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    }
   }
 
   /** Removes the network from the server. */

@@ -4,15 +4,18 @@ import { create } from "@bufbuild/protobuf";
 import { DataLossError } from "../errors.js";
 import { NetworkInfo, TensorInfo } from "../networks/info.js";
 import { NetworkPlan, NetworkReport } from "../networks/plan.js";
+import { NetworkState, PHASES } from "../networks/state.js";
 import {
   AxisSchema,
   LoadNetworkRequestSchema,
   NetworkHeaderSchema,
   NetworkInputsSchema,
+  NetworkPhase,
   TensorInfoSchema,
   type LoadNetworkRequest,
   type Network,
   type NetworkReport as ReportMessage,
+  type NetworkState as StateMessage,
   type PlanNetworkResponse,
   type TensorInfo as TensorInfoMessage,
 } from "../protocol/groupconv/v1/network_pb.js";
@@ -58,6 +61,22 @@ export function networkFromWire(message: Network): NetworkInfo {
     Number(message.requests),
     Number(message.failures),
     message.seconds,
+    message.states.map(stateFromWire),
+  );
+}
+
+/** Who answers calls; a phase that this client does not know is one that waits. */
+function stateFromWire(message: StateMessage): NetworkState {
+  const phase = (NetworkPhase[message.phase] ?? "").toLowerCase();
+  const shapes = message.inputs.map((info) => [info.name, info.axes.map((axis) => Number(axis.extent))] as const);
+  return new NetworkState(
+    PHASES.find((known) => known === phase) ?? "waiting",
+    message.worker,
+    Object.fromEntries(shapes),
+    Number(message.kernelsCompiled),
+    Number(message.kernels),
+    message.reason,
+    new Date(message.since * 1e3),
   );
 }
 

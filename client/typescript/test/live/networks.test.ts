@@ -55,6 +55,13 @@ test("a network is loaded, called over each transport, described and removed", a
     expect(Object.keys((await same.run({ x, n: [5] }, { outputs: ["z"] })).outputs)).toEqual(["z"]);
     other.close();
   }
+  const { state, settled, states } = await net.statistics();
+  expect(settled, String(state)).toBe(true); // the tests' servers compile nothing
+  expect(String(await net.wait())).toBe(String(state));
+  expect(
+    states.every((one) => one.worker && one.shapes["n"]!.join() === "1"),
+    String(states),
+  ).toBe(true);
   const plan = await net.plan({ x: [2, 1, 5, 6], n: [1] });
   expect(plan.nodes.map((node) => [node.op, node.shape])).toEqual([["Conv", [2, 1, 3, 4]], ["Add", [2, 1, 3, 4]]]); // prettier-ignore
   expect(plan.multiplyAdds).toBe(2 * 9 * 12);

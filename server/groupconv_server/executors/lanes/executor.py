@@ -8,7 +8,8 @@ from groupconv_server.executors.lanes.membership import Membership
 from groupconv_server.executors.lanes.remote import RemoteExecutor
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRun, check_cut
+from groupconv_worker.networks.gang import check_cut
+from groupconv_worker.networks.runner import WHOLE, NetworkCall, NetworkRun, States
 
 
 class Owner(Protocol):
@@ -53,6 +54,10 @@ class LaneExecutor(RemoteExecutor):
     def prepare_network(self, network: str, version: int, model: Model) -> None:
         """Prepare a network on the first ready worker."""
         lane_network_calls.prepare(self.membership, network, version, model)
+
+    def network_states(self) -> States:
+        """Of the workers that are ready."""
+        return lane_network_calls.states(self.membership)
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Run a network on the worker with least to do; the owner runs one that is to be cut."""

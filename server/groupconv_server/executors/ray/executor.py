@@ -21,7 +21,8 @@ from groupconv_worker.actor import CONTROL
 from groupconv_worker.engines import create_engine
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall, NetworkRun, check_cut
+from groupconv_worker.networks.gang import check_cut
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, States
 from groupconv_worker.resident import CAPACITY
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class RayExecutor(RemoteExecutor):
     def prepare_network(self, network: str, version: int, model: Model) -> None:
         """Prepare a network on the first ready worker."""
         network_calls.prepare(self.membership.wait(None)[0], network, version, model)
+
+    def network_states(self) -> States:
+        """Of the workers that are ready."""
+        return network_calls.states(self.membership)
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
         """Run a network as a Ray call; arrays travel through Ray's object store."""

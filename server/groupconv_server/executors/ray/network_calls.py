@@ -1,5 +1,6 @@
 """Calls of networks through Ray."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -16,13 +17,14 @@ from groupconv_server.executors.lanes.dispatch import GLANCE
 from groupconv_server.executors.lanes.flights import WorkerLostError
 from groupconv_server.executors.lanes.network_dispatch import NetworkFlight
 from groupconv_server.executors.lanes.worker_slots import WorkerSlot
+from groupconv_server.executors.network_states import SECONDS, joined
 from groupconv_server.executors.ray.calls import failure
 from groupconv_server.executors.ray.cluster_membership import ClusterMembership
 from groupconv_worker.actor import CONTROL
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall, NetworkRun
+from groupconv_worker.networks.runner import NetworkCall, NetworkRun, States
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,21 @@ def run(
 
     worker, ran = network_dispatch.run(membership, call.network, job, attempt, suspicion, lanes=False)
     return worker, _filled(ran, call.into)
+
+
+def states(membership: ClusterMembership) -> States:
+    """Who answers calls, of the workers that are ready and say it at once."""
+    asked = {
+        slot.actor.network_states.options(concurrency_group=CONTROL).remote(): slot.id for slot in membership.ready()
+    }
+    if not asked:
+        return {}
+    answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
+    found: list[tuple[str, States]] = []
+    for answer in answers:
+        with contextlib.suppress(RayError):  # the worker is lost
+            found.append((asked[answer], ray.get(answer)))
+    return joined(found)
 
 
 def _filled(ran: NetworkRun, into: Mapping[str, Array]) -> NetworkRun:

@@ -2,8 +2,8 @@
 // @generated from file groupconv/v1/network.proto (package groupconv.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { DataType, Tensor } from "./tensor_pb.js";
 import { file_groupconv_v1_tensor } from "./tensor_pb.js";
 import type { Message } from "@bufbuild/protobuf";
@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file groupconv/v1/network.proto.
  */
 export const file_groupconv_v1_network: GenFile = /*@__PURE__*/
-  fileDesc("Chpncm91cGNvbnYvdjEvbmV0d29yay5wcm90bxIMZ3JvdXBjb252LnYxIlwKEkxvYWROZXR3b3JrUmVxdWVzdBItCgZoZWFkZXIYASABKAsyGy5ncm91cGNvbnYudjEuTmV0d29ya0hlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCJdCg1OZXR3b3JrSGVhZGVyEgwKBG5hbWUYASABKAkSEQoJYnl0ZV9zaXplGAIgASgDEisKBmlucHV0cxgDIAMoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrSW5wdXRzIjkKDU5ldHdvcmtJbnB1dHMSKAoGaW5wdXRzGAEgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8iYwoKVGVuc29ySW5mbxIMCgRuYW1lGAEgASgJEiUKBWR0eXBlGAIgASgOMhYuZ3JvdXBjb252LnYxLkRhdGFUeXBlEiAKBGF4ZXMYAyADKAsyEi5ncm91cGNvbnYudjEuQXhpcyIkCgRBeGlzEg4KBmV4dGVudBgBIAEoAxIMCgRuYW1lGAIgASgJIj0KE0xvYWROZXR3b3JrUmVzcG9uc2USJgoHbmV0d29yaxgBIAEoCzIVLmdyb3VwY29udi52MS5OZXR3b3JrIuEBCgdOZXR3b3JrEgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoAxIoCgZpbnB1dHMYAyADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxIpCgdvdXRwdXRzGAQgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDQoFbm9kZXMYBSABKAMSDwoHd2VpZ2h0cxgGIAEoAxINCgVieXRlcxgHIAEoAxIQCghyZXF1ZXN0cxgIIAEoAxIQCghmYWlsdXJlcxgJIAEoAxIPCgdzZWNvbmRzGAogASgBIiEKEUdldE5ldHdvcmtSZXF1ZXN0EgwKBG5hbWUYASABKAkiPAoSR2V0TmV0d29ya1Jlc3BvbnNlEiYKB25ldHdvcmsYASABKAsyFS5ncm91cGNvbnYudjEuTmV0d29yayIVChNMaXN0TmV0d29ya3NSZXF1ZXN0Ij8KFExpc3ROZXR3b3Jrc1Jlc3BvbnNlEicKCG5ldHdvcmtzGAEgAygLMhUuZ3JvdXBjb252LnYxLk5ldHdvcmsiJAoUVW5sb2FkTmV0d29ya1JlcXVlc3QSDAoEbmFtZRgBIAEoCSIXChVVbmxvYWROZXR3b3JrUmVzcG9uc2UiggEKElBsYW5OZXR3b3JrUmVxdWVzdBIPCgduZXR3b3JrGAEgASgJEigKBmlucHV0cxgCIAMoCzIYLmdyb3VwY29udi52MS5UZW5zb3JJbmZvEg8KB3dvcmtlcnMYAyABKAUSEQoJaW5fZmxpZ2h0GAQgASgFEg0KBW5vZGVzGAUgASgFIu4BChNQbGFuTmV0d29ya1Jlc3BvbnNlEigKBW5vZGVzGAEgAygLMhkuZ3JvdXBjb252LnYxLk5ldHdvcmtOb2RlEikKB291dHB1dHMYAiADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxISCgpwZWFrX2J5dGVzGAMgASgDEi4KBGxhc3QYBCABKAsyGy5ncm91cGNvbnYudjEuTmV0d29ya1JlcG9ydEgAiAEBEiwKBGN1dHMYBSABKAsyGS5ncm91cGNvbnYudjEuTmV0d29ya0N1dHNIAYgBAUIHCgVfbGFzdEIHCgVfY3V0cyL1AQoLTmV0d29ya0N1dHMSDwoHd29ya2VycxgBIAEoBRIoCgd0ZW5zb3JzGAIgAygLMhcuZ3JvdXBjb252LnYxLlRlbnNvckN1dBIPCgdzZWNvbmRzGAMgASgBEjMKCmNvbnNpZGVyZWQYBCADKAsyHy5ncm91cGNvbnYudjEuQ29uc2lkZXJlZFdvcmtlcnMSEwoLaW5wdXRfYnl0ZXMYBSABKAMSFAoMb3V0cHV0X2J5dGVzGAYgASgDEg4KBnJlYXNvbhgHIAEoCRINCgVub2RlcxgIIAMoBRIbChNiZXR3ZWVuX25vZGVzX2J5dGVzGAkgASgDIjUKEUNvbnNpZGVyZWRXb3JrZXJzEg8KB3dvcmtlcnMYASABKAUSDwoHc2Vjb25kcxgCIAEoASLgAQoJVGVuc29yQ3V0EgwKBG5vZGUYASABKAkSCgoCb3AYAiABKAkSDgoGdGVuc29yGAMgASgJEiIKBXNoYXBlGAQgASgLMhMuZ3JvdXBjb252LnYxLlNoYXBlEgsKA2N1dBgFIAEoCRIMCgR1c2VkGAYgASgFEiYKBWJveGVzGAcgAygLMhcuZ3JvdXBjb252LnYxLldvcmtlckJveBIXCg9leGNoYW5nZWRfYnl0ZXMYCCABKAMSDwoHc2Vjb25kcxgJIAEoARIYChBleGNoYW5nZV9zZWNvbmRzGAogASgBIkUKCVdvcmtlckJveBIOCgZ3b3JrZXIYASABKAUSKAoGcmFuZ2VzGAIgAygLMhguZ3JvdXBjb252LnYxLkluZGV4UmFuZ2UikQIKC05ldHdvcmtOb2RlEgwKBG5hbWUYASABKAkSCgoCb3AYAiABKAkSJwoFc2hhcGUYAyABKAsyEy5ncm91cGNvbnYudjEuU2hhcGVIAIgBARIPCgd3ZWlnaHRzGAQgASgDEhUKDW11bHRpcGx5X2FkZHMYBSABKAMSEQoJYWxnb3JpdGhtGAYgASgJEg4KBmlucHV0cxgHIAMoCRIPCgdvdXRwdXRzGAggAygJEhcKD3JlY2VwdGl2ZV9maWVsZBgJIAMoAxIOCgZzdHJpZGUYCiADKAESDgoGd2luZG93GAsgASgJEhQKB3NlY29uZHMYDCABKAFIAYgBAUIICgZfc2hhcGVCCgoIX3NlY29uZHMifAoYUGxhbk5ldHdvcmtTdHJlYW1SZXF1ZXN0Eg8KB25ldHdvcmsYASABKAkSKAoGaW5wdXRzGAIgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDwoHb3V0cHV0cxgDIAMoCRIUCgx3aW5kb3dfYnl0ZXMYBCABKAMi4AEKGVBsYW5OZXR3b3JrU3RyZWFtUmVzcG9uc2USDwoHdmVyc2lvbhgBIAEoAxIMCgRtYXBzGAIgAygJEikKB291dHB1dHMYAyADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxImCgRheGVzGAQgAygLMhguZ3JvdXBjb252LnYxLldpbmRvd0F4aXMSFAoMd2luZG93X2J5dGVzGAUgASgDEhIKCnJlY29tcHV0ZWQYBiABKAESEQoJaW5fZmxpZ2h0GAcgASgFEhQKDHN0cmVhbV9ieXRlcxgIIAEoAyKWAQoKV2luZG93QXhpcxIMCgRheGlzGAEgASgFEgwKBHN0ZXAYAiABKAMSFwoPcmVjZXB0aXZlX2ZpZWxkGAMgASgDEigKBnJhbmdlcxgEIAMoCzIYLmdyb3VwY29udi52MS5JbmRleFJhbmdlEikKB291dHB1dHMYBSADKAsyGC5ncm91cGNvbnYudjEuT3V0cHV0QXhpcyIpCgpJbmRleFJhbmdlEg0KBXN0YXJ0GAEgASgDEgwKBHN0b3AYAiABKAMiVAoKT3V0cHV0QXhpcxIMCgRheGlzGAEgASgFEicKBXBhcnRzGAIgAygLMhguZ3JvdXBjb252LnYxLkluZGV4UmFuZ2USDwoHb3JpZ2lucxgDIAMoAyIYCgVTaGFwZRIPCgdleHRlbnRzGAEgAygDIscBChFSdW5OZXR3b3JrUmVxdWVzdBIPCgduZXR3b3JrGAEgASgJEg0KBW5hbWVzGAIgAygJEiQKBmlucHV0cxgDIAMoCzIULmdyb3VwY29udi52MS5UZW5zb3ISDwoHb3V0cHV0cxgEIAMoCRIWCg53aXRob3V0X3JlcG9ydBgFIAEoCBIPCgd2ZXJzaW9uGAYgASgDEgsKA2N1dBgHIAEoCRIlCgRjdXRzGAggAygLMhcuZ3JvdXBjb252LnYxLlRlbnNvckN1dCJ3ChJSdW5OZXR3b3JrUmVzcG9uc2USJQoHb3V0cHV0cxgBIAMoCzIULmdyb3VwY29udi52MS5UZW5zb3ISDQoFbmFtZXMYAiADKAkSKwoGcmVwb3J0GAMgASgLMhsuZ3JvdXBjb252LnYxLk5ldHdvcmtSZXBvcnQitAEKDU5ldHdvcmtSZXBvcnQSDgoGd29ya2VyGAEgASgJEigKBXBhcnRzGAIgAygLMhkuZ3JvdXBjb252LnYxLk5ldHdvcmtQYXJ0EhkKEWNvb3JkaW5hdG9yX2J5dGVzGAMgASgDEg8KB3NlY29uZHMYBCABKAESMAoJZXhjaGFuZ2VzGAUgAygLMh0uZ3JvdXBjb252LnYxLk5ldHdvcmtFeGNoYW5nZRILCgNjdXQYBiABKAkiUAoPTmV0d29ya0V4Y2hhbmdlEg4KBnRlbnNvchgBIAEoCRINCgVieXRlcxgCIAEoAxIOCgZzb3VyY2UYAyABKAkSDgoGdGFyZ2V0GAQgASgJIlAKC05ldHdvcmtQYXJ0EhEKCWFsZ29yaXRobRgBIAEoCRINCgVub2RlcxgCIAEoAxIPCgdzZWNvbmRzGAMgASgBEg4KBnJlYXNvbhgEIAEoCTLzBAoOTmV0d29ya1NlcnZpY2USVAoLTG9hZE5ldHdvcmsSIC5ncm91cGNvbnYudjEuTG9hZE5ldHdvcmtSZXF1ZXN0GiEuZ3JvdXBjb252LnYxLkxvYWROZXR3b3JrUmVzcG9uc2UoARJPCgpHZXROZXR3b3JrEh8uZ3JvdXBjb252LnYxLkdldE5ldHdvcmtSZXF1ZXN0GiAuZ3JvdXBjb252LnYxLkdldE5ldHdvcmtSZXNwb25zZRJVCgxMaXN0TmV0d29ya3MSIS5ncm91cGNvbnYudjEuTGlzdE5ldHdvcmtzUmVxdWVzdBoiLmdyb3VwY29udi52MS5MaXN0TmV0d29ya3NSZXNwb25zZRJYCg1VbmxvYWROZXR3b3JrEiIuZ3JvdXBjb252LnYxLlVubG9hZE5ldHdvcmtSZXF1ZXN0GiMuZ3JvdXBjb252LnYxLlVubG9hZE5ldHdvcmtSZXNwb25zZRJSCgtQbGFuTmV0d29yaxIgLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1JlcXVlc3QaIS5ncm91cGNvbnYudjEuUGxhbk5ldHdvcmtSZXNwb25zZRJkChFQbGFuTmV0d29ya1N0cmVhbRImLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1N0cmVhbVJlcXVlc3QaJy5ncm91cGNvbnYudjEuUGxhbk5ldHdvcmtTdHJlYW1SZXNwb25zZRJPCgpSdW5OZXR3b3JrEh8uZ3JvdXBjb252LnYxLlJ1bk5ldHdvcmtSZXF1ZXN0GiAuZ3JvdXBjb252LnYxLlJ1bk5ldHdvcmtSZXNwb25zZWIGcHJvdG8z", [file_groupconv_v1_tensor]);
+  fileDesc("Chpncm91cGNvbnYvdjEvbmV0d29yay5wcm90bxIMZ3JvdXBjb252LnYxIlwKEkxvYWROZXR3b3JrUmVxdWVzdBItCgZoZWFkZXIYASABKAsyGy5ncm91cGNvbnYudjEuTmV0d29ya0hlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCJdCg1OZXR3b3JrSGVhZGVyEgwKBG5hbWUYASABKAkSEQoJYnl0ZV9zaXplGAIgASgDEisKBmlucHV0cxgDIAMoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrSW5wdXRzIjkKDU5ldHdvcmtJbnB1dHMSKAoGaW5wdXRzGAEgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8iYwoKVGVuc29ySW5mbxIMCgRuYW1lGAEgASgJEiUKBWR0eXBlGAIgASgOMhYuZ3JvdXBjb252LnYxLkRhdGFUeXBlEiAKBGF4ZXMYAyADKAsyEi5ncm91cGNvbnYudjEuQXhpcyIkCgRBeGlzEg4KBmV4dGVudBgBIAEoAxIMCgRuYW1lGAIgASgJIj0KE0xvYWROZXR3b3JrUmVzcG9uc2USJgoHbmV0d29yaxgBIAEoCzIVLmdyb3VwY29udi52MS5OZXR3b3JrIo0CCgdOZXR3b3JrEgwKBG5hbWUYASABKAkSDwoHdmVyc2lvbhgCIAEoAxIoCgZpbnB1dHMYAyADKAsyGC5ncm91cGNvbnYudjEuVGVuc29ySW5mbxIpCgdvdXRwdXRzGAQgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDQoFbm9kZXMYBSABKAMSDwoHd2VpZ2h0cxgGIAEoAxINCgVieXRlcxgHIAEoAxIQCghyZXF1ZXN0cxgIIAEoAxIQCghmYWlsdXJlcxgJIAEoAxIPCgdzZWNvbmRzGAogASgBEioKBnN0YXRlcxgLIAMoCzIaLmdyb3VwY29udi52MS5OZXR3b3JrU3RhdGUivQEKDE5ldHdvcmtTdGF0ZRIOCgZ3b3JrZXIYASABKAkSKAoGaW5wdXRzGAIgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SKQoFcGhhc2UYAyABKA4yGi5ncm91cGNvbnYudjEuTmV0d29ya1BoYXNlEhgKEGtlcm5lbHNfY29tcGlsZWQYBCABKAMSDwoHa2VybmVscxgFIAEoAxIOCgZyZWFzb24YBiABKAkSDQoFc2luY2UYByABKAEiIQoRR2V0TmV0d29ya1JlcXVlc3QSDAoEbmFtZRgBIAEoCSI8ChJHZXROZXR3b3JrUmVzcG9uc2USJgoHbmV0d29yaxgBIAEoCzIVLmdyb3VwY29udi52MS5OZXR3b3JrIhUKE0xpc3ROZXR3b3Jrc1JlcXVlc3QiPwoUTGlzdE5ldHdvcmtzUmVzcG9uc2USJwoIbmV0d29ya3MYASADKAsyFS5ncm91cGNvbnYudjEuTmV0d29yayIkChRVbmxvYWROZXR3b3JrUmVxdWVzdBIMCgRuYW1lGAEgASgJIhcKFVVubG9hZE5ldHdvcmtSZXNwb25zZSKCAQoSUGxhbk5ldHdvcmtSZXF1ZXN0Eg8KB25ldHdvcmsYASABKAkSKAoGaW5wdXRzGAIgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SDwoHd29ya2VycxgDIAEoBRIRCglpbl9mbGlnaHQYBCABKAUSDQoFbm9kZXMYBSABKAUi7gEKE1BsYW5OZXR3b3JrUmVzcG9uc2USKAoFbm9kZXMYASADKAsyGS5ncm91cGNvbnYudjEuTmV0d29ya05vZGUSKQoHb3V0cHV0cxgCIAMoCzIYLmdyb3VwY29udi52MS5UZW5zb3JJbmZvEhIKCnBlYWtfYnl0ZXMYAyABKAMSLgoEbGFzdBgEIAEoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrUmVwb3J0SACIAQESLAoEY3V0cxgFIAEoCzIZLmdyb3VwY29udi52MS5OZXR3b3JrQ3V0c0gBiAEBQgcKBV9sYXN0QgcKBV9jdXRzIvUBCgtOZXR3b3JrQ3V0cxIPCgd3b3JrZXJzGAEgASgFEigKB3RlbnNvcnMYAiADKAsyFy5ncm91cGNvbnYudjEuVGVuc29yQ3V0Eg8KB3NlY29uZHMYAyABKAESMwoKY29uc2lkZXJlZBgEIAMoCzIfLmdyb3VwY29udi52MS5Db25zaWRlcmVkV29ya2VycxITCgtpbnB1dF9ieXRlcxgFIAEoAxIUCgxvdXRwdXRfYnl0ZXMYBiABKAMSDgoGcmVhc29uGAcgASgJEg0KBW5vZGVzGAggAygFEhsKE2JldHdlZW5fbm9kZXNfYnl0ZXMYCSABKAMiNQoRQ29uc2lkZXJlZFdvcmtlcnMSDwoHd29ya2VycxgBIAEoBRIPCgdzZWNvbmRzGAIgASgBIuABCglUZW5zb3JDdXQSDAoEbm9kZRgBIAEoCRIKCgJvcBgCIAEoCRIOCgZ0ZW5zb3IYAyABKAkSIgoFc2hhcGUYBCABKAsyEy5ncm91cGNvbnYudjEuU2hhcGUSCwoDY3V0GAUgASgJEgwKBHVzZWQYBiABKAUSJgoFYm94ZXMYByADKAsyFy5ncm91cGNvbnYudjEuV29ya2VyQm94EhcKD2V4Y2hhbmdlZF9ieXRlcxgIIAEoAxIPCgdzZWNvbmRzGAkgASgBEhgKEGV4Y2hhbmdlX3NlY29uZHMYCiABKAEiRQoJV29ya2VyQm94Eg4KBndvcmtlchgBIAEoBRIoCgZyYW5nZXMYAiADKAsyGC5ncm91cGNvbnYudjEuSW5kZXhSYW5nZSKlAgoLTmV0d29ya05vZGUSDAoEbmFtZRgBIAEoCRIKCgJvcBgCIAEoCRInCgVzaGFwZRgDIAEoCzITLmdyb3VwY29udi52MS5TaGFwZUgAiAEBEg8KB3dlaWdodHMYBCABKAMSFQoNbXVsdGlwbHlfYWRkcxgFIAEoAxIRCglhbGdvcml0aG0YBiABKAkSDgoGaW5wdXRzGAcgAygJEg8KB291dHB1dHMYCCADKAkSFwoPcmVjZXB0aXZlX2ZpZWxkGAkgAygDEg4KBnN0cmlkZRgKIAMoARIOCgZ3aW5kb3cYCyABKAkSFAoHc2Vjb25kcxgMIAEoAUgBiAEBEhIKCmZ1c2VkX2ludG8YDSABKAlCCAoGX3NoYXBlQgoKCF9zZWNvbmRzInwKGFBsYW5OZXR3b3JrU3RyZWFtUmVxdWVzdBIPCgduZXR3b3JrGAEgASgJEigKBmlucHV0cxgCIAMoCzIYLmdyb3VwY29udi52MS5UZW5zb3JJbmZvEg8KB291dHB1dHMYAyADKAkSFAoMd2luZG93X2J5dGVzGAQgASgDIuABChlQbGFuTmV0d29ya1N0cmVhbVJlc3BvbnNlEg8KB3ZlcnNpb24YASABKAMSDAoEbWFwcxgCIAMoCRIpCgdvdXRwdXRzGAMgAygLMhguZ3JvdXBjb252LnYxLlRlbnNvckluZm8SJgoEYXhlcxgEIAMoCzIYLmdyb3VwY29udi52MS5XaW5kb3dBeGlzEhQKDHdpbmRvd19ieXRlcxgFIAEoAxISCgpyZWNvbXB1dGVkGAYgASgBEhEKCWluX2ZsaWdodBgHIAEoBRIUCgxzdHJlYW1fYnl0ZXMYCCABKAMilgEKCldpbmRvd0F4aXMSDAoEYXhpcxgBIAEoBRIMCgRzdGVwGAIgASgDEhcKD3JlY2VwdGl2ZV9maWVsZBgDIAEoAxIoCgZyYW5nZXMYBCADKAsyGC5ncm91cGNvbnYudjEuSW5kZXhSYW5nZRIpCgdvdXRwdXRzGAUgAygLMhguZ3JvdXBjb252LnYxLk91dHB1dEF4aXMiKQoKSW5kZXhSYW5nZRINCgVzdGFydBgBIAEoAxIMCgRzdG9wGAIgASgDIlQKCk91dHB1dEF4aXMSDAoEYXhpcxgBIAEoBRInCgVwYXJ0cxgCIAMoCzIYLmdyb3VwY29udi52MS5JbmRleFJhbmdlEg8KB29yaWdpbnMYAyADKAMiGAoFU2hhcGUSDwoHZXh0ZW50cxgBIAMoAyLWAQoRUnVuTmV0d29ya1JlcXVlc3QSDwoHbmV0d29yaxgBIAEoCRINCgVuYW1lcxgCIAMoCRIkCgZpbnB1dHMYAyADKAsyFC5ncm91cGNvbnYudjEuVGVuc29yEg8KB291dHB1dHMYBCADKAkSFgoOd2l0aG91dF9yZXBvcnQYBSABKAgSDwoHdmVyc2lvbhgGIAEoAxILCgNjdXQYByABKAkSJQoEY3V0cxgIIAMoCzIXLmdyb3VwY29udi52MS5UZW5zb3JDdXQSDQoFdGltZXMYCSABKAgidwoSUnVuTmV0d29ya1Jlc3BvbnNlEiUKB291dHB1dHMYASADKAsyFC5ncm91cGNvbnYudjEuVGVuc29yEg0KBW5hbWVzGAIgAygJEisKBnJlcG9ydBgDIAEoCzIbLmdyb3VwY29udi52MS5OZXR3b3JrUmVwb3J0IrQBCg1OZXR3b3JrUmVwb3J0Eg4KBndvcmtlchgBIAEoCRIoCgVwYXJ0cxgCIAMoCzIZLmdyb3VwY29udi52MS5OZXR3b3JrUGFydBIZChFjb29yZGluYXRvcl9ieXRlcxgDIAEoAxIPCgdzZWNvbmRzGAQgASgBEjAKCWV4Y2hhbmdlcxgFIAMoCzIdLmdyb3VwY29udi52MS5OZXR3b3JrRXhjaGFuZ2USCwoDY3V0GAYgASgJIlAKD05ldHdvcmtFeGNoYW5nZRIOCgZ0ZW5zb3IYASABKAkSDQoFYnl0ZXMYAiABKAMSDgoGc291cmNlGAMgASgJEg4KBnRhcmdldBgEIAEoCSJQCgtOZXR3b3JrUGFydBIRCglhbGdvcml0aG0YASABKAkSDQoFbm9kZXMYAiABKAMSDwoHc2Vjb25kcxgDIAEoARIOCgZyZWFzb24YBCABKAkquAEKDE5ldHdvcmtQaGFzZRIdChlORVRXT1JLX1BIQVNFX1VOU1BFQ0lGSUVEEAASGQoVTkVUV09SS19QSEFTRV9XQUlUSU5HEAESGwoXTkVUV09SS19QSEFTRV9DT01QSUxJTkcQAhIbChdORVRXT1JLX1BIQVNFX01FQVNVUklORxADEhkKFU5FVFdPUktfUEhBU0VfUFJPR1JBTRAEEhkKFU5FVFdPUktfUEhBU0VfU0VTU0lPThAFMvMECg5OZXR3b3JrU2VydmljZRJUCgtMb2FkTmV0d29yaxIgLmdyb3VwY29udi52MS5Mb2FkTmV0d29ya1JlcXVlc3QaIS5ncm91cGNvbnYudjEuTG9hZE5ldHdvcmtSZXNwb25zZSgBEk8KCkdldE5ldHdvcmsSHy5ncm91cGNvbnYudjEuR2V0TmV0d29ya1JlcXVlc3QaIC5ncm91cGNvbnYudjEuR2V0TmV0d29ya1Jlc3BvbnNlElUKDExpc3ROZXR3b3JrcxIhLmdyb3VwY29udi52MS5MaXN0TmV0d29ya3NSZXF1ZXN0GiIuZ3JvdXBjb252LnYxLkxpc3ROZXR3b3Jrc1Jlc3BvbnNlElgKDVVubG9hZE5ldHdvcmsSIi5ncm91cGNvbnYudjEuVW5sb2FkTmV0d29ya1JlcXVlc3QaIy5ncm91cGNvbnYudjEuVW5sb2FkTmV0d29ya1Jlc3BvbnNlElIKC1BsYW5OZXR3b3JrEiAuZ3JvdXBjb252LnYxLlBsYW5OZXR3b3JrUmVxdWVzdBohLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1Jlc3BvbnNlEmQKEVBsYW5OZXR3b3JrU3RyZWFtEiYuZ3JvdXBjb252LnYxLlBsYW5OZXR3b3JrU3RyZWFtUmVxdWVzdBonLmdyb3VwY29udi52MS5QbGFuTmV0d29ya1N0cmVhbVJlc3BvbnNlEk8KClJ1bk5ldHdvcmsSHy5ncm91cGNvbnYudjEuUnVuTmV0d29ya1JlcXVlc3QaIC5ncm91cGNvbnYudjEuUnVuTmV0d29ya1Jlc3BvbnNlYgZwcm90bzM", [file_groupconv_v1_tensor]);
 
 /**
  * One part of a network that is being loaded.
@@ -266,6 +266,13 @@ export type Network = Message<"groupconv.v1.Network"> & {
    * @generated from field: double seconds = 10;
    */
   seconds: number;
+
+  /**
+   * Who answers calls of this version, for each set of input shapes on each worker; empty before the first call.
+   *
+   * @generated from field: repeated groupconv.v1.NetworkState states = 11;
+   */
+  states: NetworkState[];
 };
 
 /**
@@ -274,6 +281,69 @@ export type Network = Message<"groupconv.v1.Network"> & {
  */
 export const NetworkSchema: GenMessage<Network> = /*@__PURE__*/
   messageDesc(file_groupconv_v1_network, 6);
+
+/**
+ * Who answers the calls of a network with inputs of certain shapes on a worker.
+ *
+ * @generated from message groupconv.v1.NetworkState
+ */
+export type NetworkState = Message<"groupconv.v1.NetworkState"> & {
+  /**
+   * Id of the worker.
+   *
+   * @generated from field: string worker = 1;
+   */
+  worker: string;
+
+  /**
+   * The shapes of the inputs.
+   *
+   * @generated from field: repeated groupconv.v1.TensorInfo inputs = 2;
+   */
+  inputs: TensorInfo[];
+
+  /**
+   * How far it is.
+   *
+   * @generated from field: groupconv.v1.NetworkPhase phase = 3;
+   */
+  phase: NetworkPhase;
+
+  /**
+   * Of the kernels that had to be compiled, how many are. A restart of the compiling process counts those that are left.
+   *
+   * @generated from field: int64 kernels_compiled = 4;
+   */
+  kernelsCompiled: bigint;
+
+  /**
+   * Kernels that had to be compiled; 0 while that is not known.
+   *
+   * @generated from field: int64 kernels = 5;
+   */
+  kernels: bigint;
+
+  /**
+   * Why, for people.
+   *
+   * @generated from field: string reason = 6;
+   */
+  reason: string;
+
+  /**
+   * When the phase began, in seconds since 1970.
+   *
+   * @generated from field: double since = 7;
+   */
+  since: number;
+};
+
+/**
+ * Describes the message groupconv.v1.NetworkState.
+ * Use `create(NetworkStateSchema)` to create a new message.
+ */
+export const NetworkStateSchema: GenMessage<NetworkState> = /*@__PURE__*/
+  messageDesc(file_groupconv_v1_network, 7);
 
 /**
  * Names a network.
@@ -294,7 +364,7 @@ export type GetNetworkRequest = Message<"groupconv.v1.GetNetworkRequest"> & {
  * Use `create(GetNetworkRequestSchema)` to create a new message.
  */
 export const GetNetworkRequestSchema: GenMessage<GetNetworkRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 7);
+  messageDesc(file_groupconv_v1_network, 8);
 
 /**
  * The network.
@@ -315,7 +385,7 @@ export type GetNetworkResponse = Message<"groupconv.v1.GetNetworkResponse"> & {
  * Use `create(GetNetworkResponseSchema)` to create a new message.
  */
 export const GetNetworkResponseSchema: GenMessage<GetNetworkResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 8);
+  messageDesc(file_groupconv_v1_network, 9);
 
 /**
  * Asks for every network.
@@ -330,7 +400,7 @@ export type ListNetworksRequest = Message<"groupconv.v1.ListNetworksRequest"> & 
  * Use `create(ListNetworksRequestSchema)` to create a new message.
  */
 export const ListNetworksRequestSchema: GenMessage<ListNetworksRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 9);
+  messageDesc(file_groupconv_v1_network, 10);
 
 /**
  * The networks that are loaded.
@@ -351,7 +421,7 @@ export type ListNetworksResponse = Message<"groupconv.v1.ListNetworksResponse"> 
  * Use `create(ListNetworksResponseSchema)` to create a new message.
  */
 export const ListNetworksResponseSchema: GenMessage<ListNetworksResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 10);
+  messageDesc(file_groupconv_v1_network, 11);
 
 /**
  * Names a network.
@@ -372,7 +442,7 @@ export type UnloadNetworkRequest = Message<"groupconv.v1.UnloadNetworkRequest"> 
  * Use `create(UnloadNetworkRequestSchema)` to create a new message.
  */
 export const UnloadNetworkRequestSchema: GenMessage<UnloadNetworkRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 11);
+  messageDesc(file_groupconv_v1_network, 12);
 
 /**
  * It is gone.
@@ -387,7 +457,7 @@ export type UnloadNetworkResponse = Message<"groupconv.v1.UnloadNetworkResponse"
  * Use `create(UnloadNetworkResponseSchema)` to create a new message.
  */
 export const UnloadNetworkResponseSchema: GenMessage<UnloadNetworkResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 12);
+  messageDesc(file_groupconv_v1_network, 13);
 
 /**
  * Names a network and the shapes of its inputs.
@@ -437,7 +507,7 @@ export type PlanNetworkRequest = Message<"groupconv.v1.PlanNetworkRequest"> & {
  * Use `create(PlanNetworkRequestSchema)` to create a new message.
  */
 export const PlanNetworkRequestSchema: GenMessage<PlanNetworkRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 13);
+  messageDesc(file_groupconv_v1_network, 14);
 
 /**
  * What a call would compute.
@@ -486,7 +556,7 @@ export type PlanNetworkResponse = Message<"groupconv.v1.PlanNetworkResponse"> & 
  * Use `create(PlanNetworkResponseSchema)` to create a new message.
  */
 export const PlanNetworkResponseSchema: GenMessage<PlanNetworkResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 14);
+  messageDesc(file_groupconv_v1_network, 15);
 
 /**
  * A network over several workers.
@@ -563,7 +633,7 @@ export type NetworkCuts = Message<"groupconv.v1.NetworkCuts"> & {
  * Use `create(NetworkCutsSchema)` to create a new message.
  */
 export const NetworkCutsSchema: GenMessage<NetworkCuts> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 15);
+  messageDesc(file_groupconv_v1_network, 16);
 
 /**
  * The predicted time on a number of workers.
@@ -591,7 +661,7 @@ export type ConsideredWorkers = Message<"groupconv.v1.ConsideredWorkers"> & {
  * Use `create(ConsideredWorkersSchema)` to create a new message.
  */
 export const ConsideredWorkersSchema: GenMessage<ConsideredWorkers> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 16);
+  messageDesc(file_groupconv_v1_network, 17);
 
 /**
  * One tensor of a network, and the node that makes it.
@@ -675,7 +745,7 @@ export type TensorCut = Message<"groupconv.v1.TensorCut"> & {
  * Use `create(TensorCutSchema)` to create a new message.
  */
 export const TensorCutSchema: GenMessage<TensorCut> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 17);
+  messageDesc(file_groupconv_v1_network, 18);
 
 /**
  * The part of a tensor that a worker makes.
@@ -703,7 +773,7 @@ export type WorkerBox = Message<"groupconv.v1.WorkerBox"> & {
  * Use `create(WorkerBoxSchema)` to create a new message.
  */
 export const WorkerBoxSchema: GenMessage<WorkerBox> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 18);
+  messageDesc(file_groupconv_v1_network, 19);
 
 /**
  * One operator of a network.
@@ -792,11 +862,19 @@ export type NetworkNode = Message<"groupconv.v1.NetworkNode"> & {
 
   /**
    * Seconds on a worker, in the last run that took the time of each node; absent before the first one, and for what is
-   * fused into another node. Programs alone are timed: once they take over, and when they are measured again.
+   * fused into another node. A program is timed once it takes over, and when it is measured again; onnxruntime when a
+   * call asks for times.
    *
    * @generated from field: optional double seconds = 12;
    */
   seconds?: number | undefined;
+
+  /**
+   * Name of the node that the time of this one is part of, as it was fused into that one; empty for others.
+   *
+   * @generated from field: string fused_into = 13;
+   */
+  fusedInto: string;
 };
 
 /**
@@ -804,7 +882,7 @@ export type NetworkNode = Message<"groupconv.v1.NetworkNode"> & {
  * Use `create(NetworkNodeSchema)` to create a new message.
  */
 export const NetworkNodeSchema: GenMessage<NetworkNode> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 19);
+  messageDesc(file_groupconv_v1_network, 20);
 
 /**
  * Names a network and the shapes of whole maps.
@@ -846,7 +924,7 @@ export type PlanNetworkStreamRequest = Message<"groupconv.v1.PlanNetworkStreamRe
  * Use `create(PlanNetworkStreamRequestSchema)` to create a new message.
  */
 export const PlanNetworkStreamRequestSchema: GenMessage<PlanNetworkStreamRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 20);
+  messageDesc(file_groupconv_v1_network, 21);
 
 /**
  * How maps go through a network.
@@ -916,7 +994,7 @@ export type PlanNetworkStreamResponse = Message<"groupconv.v1.PlanNetworkStreamR
  * Use `create(PlanNetworkStreamResponseSchema)` to create a new message.
  */
 export const PlanNetworkStreamResponseSchema: GenMessage<PlanNetworkStreamResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 21);
+  messageDesc(file_groupconv_v1_network, 22);
 
 /**
  * An axis of the inputs that is cut.
@@ -965,7 +1043,7 @@ export type WindowAxis = Message<"groupconv.v1.WindowAxis"> & {
  * Use `create(WindowAxisSchema)` to create a new message.
  */
 export const WindowAxisSchema: GenMessage<WindowAxis> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 22);
+  messageDesc(file_groupconv_v1_network, 23);
 
 /**
  * Indices of an axis.
@@ -993,7 +1071,7 @@ export type IndexRange = Message<"groupconv.v1.IndexRange"> & {
  * Use `create(IndexRangeSchema)` to create a new message.
  */
 export const IndexRangeSchema: GenMessage<IndexRange> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 23);
+  messageDesc(file_groupconv_v1_network, 24);
 
 /**
  * An axis of an output, cut like the inputs'.
@@ -1028,7 +1106,7 @@ export type OutputAxis = Message<"groupconv.v1.OutputAxis"> & {
  * Use `create(OutputAxisSchema)` to create a new message.
  */
 export const OutputAxisSchema: GenMessage<OutputAxis> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 24);
+  messageDesc(file_groupconv_v1_network, 25);
 
 /**
  * Extents, outermost first.
@@ -1049,7 +1127,7 @@ export type Shape = Message<"groupconv.v1.Shape"> & {
  * Use `create(ShapeSchema)` to create a new message.
  */
 export const ShapeSchema: GenMessage<Shape> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 25);
+  messageDesc(file_groupconv_v1_network, 26);
 
 /**
  * A call of a network.
@@ -1116,6 +1194,14 @@ export type RunNetworkRequest = Message<"groupconv.v1.RunNetworkRequest"> & {
    * @generated from field: repeated groupconv.v1.TensorCut cuts = 8;
    */
   cuts: TensorCut[];
+
+  /**
+   * Run the network once more after this call, to take the time of each node for PlanNetwork. The answer waits for it.
+   * onnxruntime's nodes are timed in a second session, which is made for that and dropped.
+   *
+   * @generated from field: bool times = 9;
+   */
+  times: boolean;
 };
 
 /**
@@ -1123,7 +1209,7 @@ export type RunNetworkRequest = Message<"groupconv.v1.RunNetworkRequest"> & {
  * Use `create(RunNetworkRequestSchema)` to create a new message.
  */
 export const RunNetworkRequestSchema: GenMessage<RunNetworkRequest> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 26);
+  messageDesc(file_groupconv_v1_network, 27);
 
 /**
  * The outputs and how they were made.
@@ -1158,7 +1244,7 @@ export type RunNetworkResponse = Message<"groupconv.v1.RunNetworkResponse"> & {
  * Use `create(RunNetworkResponseSchema)` to create a new message.
  */
 export const RunNetworkResponseSchema: GenMessage<RunNetworkResponse> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 27);
+  messageDesc(file_groupconv_v1_network, 28);
 
 /**
  * How a call was answered.
@@ -1214,7 +1300,7 @@ export type NetworkReport = Message<"groupconv.v1.NetworkReport"> & {
  * Use `create(NetworkReportSchema)` to create a new message.
  */
 export const NetworkReportSchema: GenMessage<NetworkReport> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 28);
+  messageDesc(file_groupconv_v1_network, 29);
 
 /**
  * What one worker sent to another one.
@@ -1256,7 +1342,7 @@ export type NetworkExchange = Message<"groupconv.v1.NetworkExchange"> & {
  * Use `create(NetworkExchangeSchema)` to create a new message.
  */
 export const NetworkExchangeSchema: GenMessage<NetworkExchange> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 29);
+  messageDesc(file_groupconv_v1_network, 30);
 
 /**
  * Operators that were run as one.
@@ -1298,7 +1384,62 @@ export type NetworkPart = Message<"groupconv.v1.NetworkPart"> & {
  * Use `create(NetworkPartSchema)` to create a new message.
  */
 export const NetworkPartSchema: GenMessage<NetworkPart> = /*@__PURE__*/
-  messageDesc(file_groupconv_v1_network, 30);
+  messageDesc(file_groupconv_v1_network, 31);
+
+/**
+ * How far a program of a network is.
+ *
+ * @generated from enum groupconv.v1.NetworkPhase
+ */
+export enum NetworkPhase {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: NETWORK_PHASE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * onnxruntime answers, and no program is made yet; the reason says what is awaited.
+   *
+   * @generated from enum value: NETWORK_PHASE_WAITING = 1;
+   */
+  WAITING = 1,
+
+  /**
+   * onnxruntime answers, while another process simplifies the model and compiles kernels.
+   *
+   * @generated from enum value: NETWORK_PHASE_COMPILING = 2;
+   */
+  COMPILING = 2,
+
+  /**
+   * onnxruntime answers, while the program runs in turns with it.
+   *
+   * @generated from enum value: NETWORK_PHASE_MEASURING = 3;
+   */
+  MEASURING = 3,
+
+  /**
+   * The program answers.
+   *
+   * @generated from enum value: NETWORK_PHASE_PROGRAM = 4;
+   */
+  PROGRAM = 4,
+
+  /**
+   * onnxruntime goes on to answer.
+   *
+   * @generated from enum value: NETWORK_PHASE_SESSION = 5;
+   */
+  SESSION = 5,
+}
+
+/**
+ * Describes the enum groupconv.v1.NetworkPhase.
+ */
+export const NetworkPhaseSchema: GenEnum<NetworkPhase> = /*@__PURE__*/
+  enumDesc(file_groupconv_v1_network, 0);
 
 /**
  * Networks: whole models in ONNX that stay on the server and are called by name.
