@@ -183,7 +183,7 @@ class ForeignServerError(ConnectError, UnimplementedError):
 
 
 class Words(str):
-    """What came, in words: shown in a message without quotes."""
+    """A description of the value that came, which a message shows without quotes."""
 
     __slots__ = ()
     __repr__ = str.__str__

@@ -27,7 +27,7 @@ from groupconv.wire.streams import stream_plan_from_wire
 
 Array = NDArray[Any]
 CutOfNetwork = str | NetworkPlan | NetworkCuts | None
-"""What a network is to be cut along, or a plan with the cut of each tensor; None leaves it to the server."""
+"""The way to cut a network: an axis, or a plan with the cut of each tensor; None leaves it to the server."""
 RUN = "/groupconv.v1.NetworkService/RunNetwork"
 LOAD = "/groupconv.v1.NetworkService/LoadNetwork"
 """The streaming method that takes the messages of `load`."""

@@ -1,4 +1,4 @@
-"""What a server is made of where it is the only process. The fronts of several processes have parts of their own."""
+"""Makes the parts of a server that is one process. The fronts of several processes make parts of their own."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,7 +54,7 @@ class Parts:
         return None if folder is None else LayerStore(folder, config.limits, joined(config.host, config.port))
 
     def executor(self) -> Executor:
-        """What brings shards to workers."""
+        """The executor, which brings shards to workers."""
         config = self.config
         return create_executor(
             config.executor_name(),

@@ -162,7 +162,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """What a client connects to."""
+        """The address that clients connect to."""
         return joined(self.config.host, self.port)
 
     @property

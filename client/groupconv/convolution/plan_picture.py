@@ -21,7 +21,7 @@ Box = tuple[Range, Range]
 
 
 class Tile(NamedTuple):
-    """What a worker has of a sheet: one box, or more where a range wraps around."""
+    """The part of a sheet that a worker has: one box, or more where a range wraps around."""
 
     worker: str
     boxes: tuple[Box, ...]

@@ -54,7 +54,7 @@ $ groupconv layers statistics alexnet/conv2 --json
 """
 
 REFUSALS = (InvalidArgumentError, FailedPreconditionError, ResourceExhaustedError)
-"""What a server may have against one layer of a file; the others are loaded."""
+"""Errors by which a server refuses one layer of a file; the others are loaded."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -262,7 +262,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _spec(spec: groupconv.ConvSpec) -> str:
-    """What differs from the default, in a few words."""
+    """The parameters that differ from the defaults, in a few words."""
     default = groupconv.ConvSpec()
     words = [
         f"{field}={getattr(spec, field)}"

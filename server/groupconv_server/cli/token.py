@@ -83,7 +83,7 @@ def _add_entry(path: Path, name: str, entry: str) -> None:
 
 
 def _gap_after(text: str) -> str:
-    """What separates the last entry from the next one."""
+    """The separator between the last entry and the next one."""
     return "" if not text else "\n" if text.endswith("\n") else "\n\n"
 
 

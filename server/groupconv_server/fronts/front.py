@@ -255,7 +255,7 @@ def run(end: socket.socket, start: Start, counters: Any, allowances: Any) -> Non
 
 
 def _handlers(server: Server, parts: FrontParts) -> dict[str, Callable[..., Any]]:
-    """What the supervisor may ask of a front that serves."""
+    """The functions that the supervisor may call in a front that serves, by name."""
 
     def usages() -> dict[Key, Usage]:
         return {(v.name, v.version): v.usage for v in server.layers.all(Version)}

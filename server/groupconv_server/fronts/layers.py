@@ -83,7 +83,7 @@ class SharedLayers(Layers):
         return super().using(name, samples, kind=kind)
 
     def usages(self, versions: Sequence[Version]) -> list[Usage]:
-        """What each version did at all fronts; at this one while the supervisor does not answer."""
+        """The usage of each version at all fronts; at this one alone while the supervisor does not answer."""
         try:
             return sum_usages(self._supervisor.call("gather", "usages"), versions)
         except UnavailableError:

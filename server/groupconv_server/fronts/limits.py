@@ -203,7 +203,7 @@ class SharedAllowance(Allowance):
 
     @contextmanager
     def _present(self) -> Iterator[None]:
-        """What all fronts have used is this object's state within the block."""
+        """Within the block, this object's state is what all fronts have used."""
         with self._shared.locked(self._number) as (floats, start):
             buckets = [(start, self._requests), (start + 2, self._bytes)]
             for at, bucket in buckets:

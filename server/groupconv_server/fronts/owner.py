@@ -36,7 +36,7 @@ def _is_there(slot: WorkerSlot) -> bool:
 
 @runtime_checkable
 class Workers(Protocol):
-    """What has started them: the Ray executor, or worker processes of this server."""
+    """The starter of the workers: the Ray executor, or worker processes of this server."""
 
     name: str
     membership: Membership
@@ -77,7 +77,7 @@ class WorkerOwner:
         self._thread.start()
 
     def handlers(self, index: int, front: Link) -> dict[str, Handler]:
-        """What a front may ask for."""
+        """The functions that a front may call, by name."""
 
         def follow() -> Roster:
             with self._lock:

@@ -126,7 +126,7 @@ def connections(port: int) -> int:
 
 
 def sum_usages(found: Sequence[Mapping[Key, Usage]], versions: Sequence[Version]) -> list[Usage]:
-    """What each version did at all fronts."""
+    """The usage of each version at all fronts."""
     return [_sum([at[v.name, v.version] for at in found if (v.name, v.version) in at]) for v in versions]
 
 

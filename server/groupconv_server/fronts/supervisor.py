@@ -121,7 +121,7 @@ class Supervisor:
 
     @property
     def address(self) -> str:
-        """What a client connects to."""
+        """The address that clients connect to."""
         return joined(self.config.host, self.port)
 
     @property
@@ -197,7 +197,7 @@ class Supervisor:
             front.start(self._context, f"front-{index}", run, start, *shared)
 
     def _handlers(self, front: Front) -> dict[str, Handler]:
-        """What a front may ask for."""
+        """The functions that a front may call, by name."""
         ledger = self.ledger
         return {
             "join": lambda: ledger.join(front.index, front.link),

@@ -1,4 +1,4 @@
-"""What a server does while no request runs: it measures its workers, and has kernels compiled ahead of requests."""
+"""Work while no request runs: measuring the workers, and compiling kernels ahead of requests."""
 
 import logging
 import math

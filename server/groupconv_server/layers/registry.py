@@ -204,7 +204,7 @@ class Layers:
             return [version for _, version in sorted(self._layers.items()) if isinstance(version, kind)]
 
     def usages(self, versions: Sequence[Version]) -> list[Usage]:
-        """What each version did."""
+        """The usage of each version."""
         return [version.usage for version in versions]
 
     def unload(self, name: str) -> None:

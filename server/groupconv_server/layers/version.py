@@ -24,7 +24,7 @@ PLANS = 64
 
 @dataclass
 class Usage:
-    """What one version of a layer did: requests answered and failed, samples, seconds in the coordinator."""
+    """The usage of one version: requests answered and failed, samples, seconds in the coordinator."""
 
     requests: int = 0
     failures: int = 0
@@ -112,7 +112,7 @@ class ShapesOfCalls:
     seconds: Mapping[str, float] | None = None
 
     def plan(self) -> NetworkPlan:
-        """What a call computes, and who does."""
+        """The plan of a call, with what computes each node."""
         plan, theirs, seconds = self.binding.plan, set(self.theirs), self.seconds or {}
         nodes = tuple(
             replace(
@@ -157,7 +157,7 @@ class NetworkVersion(Version):
         return self._of(shapes, most).binding
 
     def plan(self, shapes: Mapping[str, Sequence[int]], most: int) -> NetworkPlan:
-        """What a call with inputs of these shapes computes, and who answered the last one. As of `bind`."""
+        """The plan of a call with inputs of these shapes, and the report of the last one. Errors: as of `bind`."""
         return replace(self._of(shapes, most).plan(), last=self.last)
 
     def _of(self, shapes: Mapping[str, Sequence[int]], most: int) -> ShapesOfCalls:
@@ -193,7 +193,7 @@ class NetworkVersion(Version):
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:
-        """What shape inference makes of the model."""
+        """The model after shape inference."""
         return Skeleton(self.model)
 
     @functools.cached_property

@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What this machine does at most, measured: a matrix product and a copy between arrays larger than its caches."""
+    """The measured peaks of this machine: a matrix product, and a copy between arrays larger than its caches."""
 
     threads: int
     gflops: float

@@ -29,7 +29,7 @@ SWITCHES = {
 }
 """Instruction set -> the environment variables that hold torch and NumPy to it."""
 UNHELD = "onnxruntime has no switch for its instructions: it uses all this processor has, so it is no peer here"
-"""What the output says where the peers are held to fewer instructions than the processor has."""
+"""A note in the output where the peers are held to fewer instructions than the processor has."""
 
 
 def environment_for(simd: str) -> dict[str, str]:

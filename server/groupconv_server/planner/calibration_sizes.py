@@ -43,7 +43,7 @@ NOTHING = ((1, 1, 1), (1, 1, 1), ConvSpec())
 
 
 def problems() -> list[Problem]:
-    """What a CPU is measured with, for who compiles ahead of it."""
+    """The problems by which a CPU is measured, for those who compile their kernels ahead."""
     return [problem_of(*size) for size in (COPY, NOTHING, *itertools.chain(*(sizes[:2] for sizes in SIZES.values())))]
 
 

@@ -1,4 +1,4 @@
-"""What this machine's processor is called: measurements of one processor are of no use on another."""
+"""The name of this machine's processor: measurements of one processor are of no use on another."""
 
 import functools
 import platform

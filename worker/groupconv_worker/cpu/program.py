@@ -163,5 +163,5 @@ class Program:
 
 
 def address(array: Array) -> int:
-    """Where an array's elements begin."""
+    """The address of an array's first element."""
     return array.ctypes.data

@@ -1,1 +1,1 @@
-"""What surrounds the CUDA kernels: layouts, launches, memory, streams and errors."""
+"""The CUDA engine: layouts, launches, memory, streams and errors around its kernels."""

@@ -13,7 +13,7 @@ from groupconv_worker.cuda.device import Device, storage
 
 
 class Kernel(Protocol):
-    """What runs and captured graphs need of a kernel, or of several; see `DeviceKernel`."""
+    """A kernel, or a chain of several, as runs and captured graphs use it; see `DeviceKernel`."""
 
     @property
     def algorithm(self) -> str:

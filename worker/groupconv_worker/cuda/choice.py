@@ -195,7 +195,7 @@ def version_of(cupy: Any, device: Device, cudnn: str) -> str:
 
 
 def kind_of(candidates: Sequence[type[DeviceKernel]], problem: Problem, weight: Array, bias: Array | None) -> str:
-    """What a choice depends on of the values: whether there is a bias, and the `traits` that candidates look at."""
+    """The part of a choice's key that depends on values: whether there is a bias, and the candidates' `traits`."""
     traits = {kind.algorithm: kind.traits(problem, weight, bias) for kind in candidates}
     return ", ".join(["no bias" if bias is None else "bias", *(f"{n}: {t}" for n, t in traits.items() if t)])
 

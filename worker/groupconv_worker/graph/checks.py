@@ -14,7 +14,7 @@ MOST_NODES = 100_000
 DEPTH = 16
 """Subgraphs and functions inside one another."""
 INLINE = "python -c \"import onnx; onnx.save(onnx.load('model.onnx'), 'whole.onnx')\""
-"""What puts external data into the file itself."""
+"""A command that moves external data into the file."""
 TENSOR_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 

@@ -65,7 +65,7 @@ def _multiply_adds(node: NodeProto, shape: Shape | None, known: Mapping[str, Sha
 
 
 def _seen(field: Field | None) -> dict[str, Any]:
-    """What of the input an element of a node's output depends on, as attributes of a `NodePlan`."""
+    """The receptive field of an element of a node's output, as attributes of a `NodePlan`."""
     return {
         "receptive_field": None if field is None else tuple(map(math.ceil, field.extent)),
         "stride": None if field is None or field.stride is None else tuple(map(float, field.stride)),

@@ -30,7 +30,7 @@ def make_session(model: bytes, threads: int) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What the runtime says in one line, without the status in front."""
+    """The first line of the runtime's message, without the status in front."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return line.removeprefix("[ONNXRuntimeError] : ")[:500]
 

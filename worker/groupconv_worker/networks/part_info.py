@@ -9,7 +9,7 @@ from groupconv_worker.graph.partition.partition import Exchange
 from groupconv_worker.lanes.sockets import Address
 
 MODEL_MISSING = "the worker does not have the model"
-"""What a worker answers that has to be sent the model."""
+"""The answer of a worker that has to be sent the model."""
 
 
 class PartKey(NamedTuple):
@@ -57,7 +57,7 @@ class PartInfo:
 
 
 class MemoryHandle(NamedTuple):
-    """Where another process of this node and user finds memory: a descriptor of a process, and what is in it."""
+    """A memfd of another process on this node: its pid, descriptor and size, and the nonce at its start."""
 
     pid: int
     descriptor: int

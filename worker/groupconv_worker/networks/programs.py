@@ -1,4 +1,4 @@
-"""What makes our own programs of networks: for the threads of a worker, or for its GPU."""
+"""The makers of our own programs of networks: for the threads of a worker, or for its GPU."""
 
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,7 +104,7 @@ def check_bytes(nbytes: int, spare: int) -> None:
 
 
 def programs_of(engine: Any) -> Programs | None:
-    """What makes programs for a worker's engine; None if nothing does."""
+    """The maker of programs for a worker's engine; None if there is none."""
     if isinstance(team := getattr(engine, "team", None), Team):
         return ThreadPrograms(team)
     return None if engine.gpu is None else GpuPrograms(engine)

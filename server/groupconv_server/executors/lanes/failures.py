@@ -1,4 +1,4 @@
-"""What a worker reports as failed, as an exception of this process."""
+"""Failures that a worker reports, as exceptions of this process."""
 
 import json
 

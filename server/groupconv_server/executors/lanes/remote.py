@@ -1,4 +1,4 @@
-"""What all executors share whose workers are other processes."""
+"""The base of executors whose workers are other processes."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

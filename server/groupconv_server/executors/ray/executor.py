@@ -94,7 +94,7 @@ class RayExecutor(RemoteExecutor):
         self.membership.welcome(prepare)
 
     def trouble(self) -> str:
-        """What is wrong: the head does not answer, or workers are missing, and why."""
+        """Why the head does not answer, or workers are missing; empty if nothing is wrong."""
         return self.membership.trouble()
 
     def prepare_network(self, network: str, version: int, model: Model) -> None:
@@ -129,7 +129,7 @@ class RayExecutor(RemoteExecutor):
 
     @functools.cached_property
     def _sharder(self) -> "Sharder":
-        """What cuts networks over the workers, made with the first call of a network."""
+        """The sharder, which cuts networks over the workers; made with the first call of a network."""
         from groupconv_worker.networks.sharding import Sharder  # with Numba
 
         return Sharder(

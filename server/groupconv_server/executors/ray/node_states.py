@@ -1,4 +1,4 @@
-"""What the nodes of a cluster have free, and which of them are leaving."""
+"""The free resources of a cluster's nodes, and which nodes are leaving."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a node takes on a worker, and what it takes to send boxes."""
+"""Costs in seconds of a node on a worker, and of sending boxes."""
 
 import math
 from collections.abc import Iterable

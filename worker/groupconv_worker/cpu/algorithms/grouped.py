@@ -98,7 +98,7 @@ class _Grouped:
 
 @bounded(16 * MIB, arrays_bytes)
 def _order(g: Geometry) -> Array | None:
-    """Where each weight of (phases, M, C/g, the taps of a phase) lies in the kernel; None if it is the same order."""
+    """The position in the kernel of each weight in order (phases, M, C/g, taps); None if the order is the same."""
     there = np.arange(math.prod(g.weight_shape)).reshape(g.weight_shape)
     filters = filters_of(there, g, there.dtype)
     order = np.concatenate([phase_filters(filters, phase).reshape(-1) for phase in phases(g)])
@@ -164,7 +164,7 @@ def blocks(plane: Plane, lanes: int) -> list[Block]:
 
 
 def _of_32_registers(plane: Plane, vectors: int) -> list[Block]:
-    """What to try with AVX-512 and NEON."""
+    """Candidates with the 32 registers of AVX-512 and NEON."""
     taps = plane.kernel[0] * plane.kernel[1]
     if plane.kernel == (1, 1):
         return [(8, 1, 2), (4, 1, 4), (5, 1, 4), (3, 1, 4), (1, 1, 4)]
@@ -176,7 +176,7 @@ def _of_32_registers(plane: Plane, vectors: int) -> list[Block]:
 
 
 def _of_16_registers(plane: Plane, vectors: int) -> list[Block]:
-    """What to try with AVX2, whose masks take a register, too: ten accumulators, fourteen without a mask inside."""
+    """Candidates with the 16 registers of AVX2, of which masks take some: 10 accumulators, 14 without masks inside."""
     if plane.kernel == (1, 1):
         return [(4, 1, 2), (5, 1, 2), (3, 1, 3), (1, 1, 4)]
     if plane.filters == 1 or plane.channels == 1:

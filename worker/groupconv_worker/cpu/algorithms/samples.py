@@ -1,4 +1,4 @@
-"""What the CPU's algorithms share: contiguous samples in the accumulator's dtype; buffers kept."""
+"""Samples for the CPU's algorithms: contiguous, in the accumulator's dtype, in buffers that are kept."""
 
 from dataclasses import replace
 from typing import Any, Protocol

@@ -23,7 +23,7 @@ LINE = 8
 """Words of a cache line: what two threads write lies on two of them."""
 STAGES, SHARES = 0, 1
 FUNCTION, WORDS, TASKS, PARTS, DONE, TAKEN = 0, 1, 2, 3, LINE, 2 * LINE
-"""Where things are, in words, from the start of a job and of a stage."""
+"""Offsets in words from the start of a job, and from that of a stage."""
 JOB, SHARE, ASLEEP, OVER = 0, LINE, 2 * LINE, 3 * LINE
 """Where a helper finds, in its own words, the address of a job, which share is its, whether it sleeps; and where who
 waits for a job in Python sees that it is over."""

@@ -43,7 +43,7 @@ def geometry(graph: Graph, node: Node) -> Geometry:
 
 
 def margin(graph: Graph, node: Node) -> Margin:
-    """What a convolution reads around its input."""
+    """The margin around its input that a convolution reads."""
     try:
         g = geometry(graph, node)
     except (UnsupportedNodeError, ValueError):
@@ -125,7 +125,7 @@ def stages_of(
 
 
 def _raw(low: Lowering, name: str, sample: int) -> Address:
-    """Where a sample of a tensor in C order begins."""
+    """The address of a sample of a tensor in C order."""
     found = low.array(name)
     if not isinstance(found, Address):
         raise UnsupportedNodeError("an input that is a constant")

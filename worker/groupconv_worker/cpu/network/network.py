@@ -26,7 +26,7 @@ SAMPLES = 16
 
 
 def by_axes(of_maps: Lower, of_volumes: Lower) -> Lower:
-    """What lowers a node by the axes of space of its first input."""
+    """A function that lowers a node by one of two, for maps or for volumes, by the axes of its first input."""
     return lambda low, node: (of_volumes if len(low.shape(node.inputs[0])) == 5 else of_maps)(low, node)
 
 

@@ -1,4 +1,4 @@
-"""What the algorithms of the cuda engine have in common: weights on the device, an epilogue, and a launch."""
+"""The base of the cuda engine's algorithms: weights on the device, an epilogue, and a launch."""
 
 import math
 from abc import ABC, abstractmethod

@@ -106,7 +106,7 @@ class Cudnn(DeviceKernel):
         return self._cudnn.plan(self._operations(batch, groups, fused=False))
 
     def _operations(self, batch: int, groups: int, *, fused: bool) -> Operations:
-        """What the graph for so many samples and groups computes."""
+        """The operations of the graph for so many samples and groups."""
         channels, outputs = groups * self.channels, groups * self.outputs
         part = replace(self._plain, batch=batch, groups=groups, in_channels=channels, out_channels=outputs)
         if not fused:

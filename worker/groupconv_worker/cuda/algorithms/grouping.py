@@ -34,7 +34,7 @@ GROUPING = np.dtype(
 BANKS = 32
 THREADS = 256
 SHARED_BYTES = 48 * 1024
-"""What a block has without asking for more. Source: CUDA C++ Programming Guide, technical specifications."""
+"""Shared memory of a block without opting in to more. Source: CUDA C++ Programming Guide, technical specifications."""
 
 
 def template_of(g: Geometry, itemsize: int) -> tuple[int, int, int, int]:

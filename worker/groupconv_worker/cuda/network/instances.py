@@ -13,7 +13,7 @@ NORMALIZE = ("rows.cu", "groupconv::normalize")
 WHERE_LARGEST = ("rows.cu", "groupconv::where_largest")
 RESAMPLE = ("movement.cu", "groupconv::resample")
 BITS = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int", 8: "unsigned long long"}
-"""What is moved for an element, by its bytes."""
+"""The C++ type by which an element is copied, by its bytes."""
 INDICES = {"int32": "int", "int64": "groupconv::i64"}
 
 

@@ -168,7 +168,7 @@ class DeviceNetwork(DeviceProgram[NetworkRecording]):
 
     @property
     def what(self) -> str:
-        """What it is, as reports say."""
+        """A description for reports."""
         how = "as one graph" if self._recorded else "one by one"
         return f"the whole network on the GPU, {self.launches} launches {how}"
 

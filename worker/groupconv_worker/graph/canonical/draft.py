@@ -151,7 +151,7 @@ class Draft:
         return True
 
     def graph(self) -> Graph:
-        """What has become of it, without what nothing needs."""
+        """The rewritten graph, without nodes and constants that no output needs."""
         needed, nodes = set(self.outputs), []
         for place in sorted(self._nodes, reverse=True):
             node = self._nodes[place]

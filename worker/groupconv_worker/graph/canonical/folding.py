@@ -198,7 +198,7 @@ def _batch_normalization(draft: Draft, node: Node) -> bool:
 
 
 def _merge_affine(draft: Draft, node: Node) -> bool:
-    """What follows an AffineChannel, or a product that a sum follows, is one AffineChannel."""
+    """Merge two AffineChannel, or a product and the sum behind it, into one AffineChannel."""
     affine = _affine(draft, node)
     if affine is None or not is_float(draft, affine[0]):
         return False

@@ -54,7 +54,7 @@ def _joined_outputs(node: Node, boxes: Mapping[str, Box]) -> Box | None:
 
 
 def read_box(axes: Axes | None, wanted: Box, shape: tuple[int, ...]) -> Box:
-    """What is read of an input for a part of the output. It may reach outside of the input, into its padding."""
+    """The box of an input that is read for a box of the output. It may reach outside of the input, into its padding."""
     if axes is None:
         return Box.whole(shape)
     ranges = [

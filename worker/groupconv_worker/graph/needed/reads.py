@@ -1,4 +1,4 @@
-"""What a node reads of its inputs: one rule for each axis of each input."""
+"""Rules of what a node reads of its inputs, one for each axis of each input."""
 
 import math
 from collections.abc import Callable, Sequence

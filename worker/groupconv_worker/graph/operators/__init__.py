@@ -1,1 +1,1 @@
-"""What each operator of a graph computes, in float64 NumPy: the measure of every program."""
+"""The definition of each operator in float64 NumPy, with which every program is compared."""

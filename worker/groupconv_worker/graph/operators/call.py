@@ -1,4 +1,4 @@
-"""What an operator's definition is given: one node with the values of its inputs."""
+"""The argument of an operator's definition: one node with the values of its inputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Call:
 
     @property
     def output(self) -> Tensor:
-        """What is known of the first output, which every node has."""
+        """The dtype and shape of the first output, which every node has."""
         assert self.outputs[0] is not None
         return self.outputs[0]
 
@@ -53,7 +53,7 @@ class Call:
         return self.node.attributes.get(name, default)
 
     def option(self, name: str, position: int, default: Any = None) -> Any:
-        """What is an attribute if it is constant, and an input if it is not."""
+        """A parameter that is an attribute if it is constant, and an input if it is not."""
         found = self.given(position)
         return self.attribute(name, default) if found is None else found
 

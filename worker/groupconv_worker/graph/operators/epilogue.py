@@ -1,4 +1,4 @@
-"""What a fused node does after its own work: the addition of a residual, then an activation."""
+"""The epilogue of a fused node: the addition of a residual, then an activation."""
 
 from typing import Any
 

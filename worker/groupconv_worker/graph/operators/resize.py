@@ -12,7 +12,7 @@ from groupconv_worker.graph.operators.call import Call, Definition
 
 
 def coordinates(call: Call, axis: int, extent: int, length: int, scale: float, roi: tuple[float, float]) -> Any:
-    """Where each output element lies in the input, by the mode's formula."""
+    """The position of each output element in the input, by the mode's formula."""
     at = np.arange(length, dtype=np.float64)
     match call.attribute("coordinate_transformation_mode", "half_pixel"):
         case "half_pixel":

@@ -14,7 +14,7 @@ from groupconv_worker.graph.partition.uniform import brought_once, uniform
 PLANNED = "planned"
 """The cut of each tensor is given: by the planner, by the network's file, or by the caller."""
 CUTS = (*AXES, PLANNED)
-"""What a network may be cut along."""
+"""Names of the ways to cut a network: along one axis, or as planned."""
 Cuts = Mapping[str, Cut]
 """The cut of each tensor, by its name."""
 

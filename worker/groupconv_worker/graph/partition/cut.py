@@ -8,9 +8,9 @@ from typing import Self
 from groupconv_worker.graph.needed.box import Box, Range
 
 AXES = ("samples", "channels", "rows", "columns")
-"""What the axes of a map are called."""
+"""Names of the axes of a map."""
 NAMES = {2: ("samples", "features"), 4: AXES}
-"""What the axes of a tensor are called, by their number."""
+"""Names of the axes of a tensor, by how many it has."""
 
 
 @dataclass(frozen=True, slots=True)

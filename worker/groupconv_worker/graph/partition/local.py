@@ -54,7 +54,7 @@ def keep_axes(wanted: Box, shape: Sequence[int], axes: Sequence[int] | set[int])
 
 
 def read_boxes(node: Node, graph: Graph, rules: Reads, makes: Box) -> tuple[Box | None, ...]:
-    """What a node reads of each input for a part of its output, inside of the inputs."""
+    """The box of each input that a node reads for a box of its output, without padding."""
     found: list[Box | None] = []
     for name, axes in zip(node.inputs, rules, strict=True):
         if not name:
@@ -66,7 +66,7 @@ def read_boxes(node: Node, graph: Graph, rules: Reads, makes: Box) -> tuple[Box 
 
 
 def inside(read: Read | None, wanted: Range, extent: int) -> tuple[Range, int, int] | None:
-    """What is read of an axis inside of it, and how many elements before and after it; None if that is nothing."""
+    """The range that is read of an axis, and how many elements of padding before and after it; None if it is empty."""
     if read is None:
         return None
     start, stop = read(*wanted)

@@ -13,7 +13,7 @@ from groupconv_worker.graph.partition.part import RECEIVE, SEND, Part
 from groupconv_worker.graph.partition.partition import Partition
 
 Mail = dict[tuple[str, int, int, Box], Array]
-"""What is under way: by tensor, sender, receiver and box."""
+"""Boxes that were sent and not received yet, by tensor, sender, receiver and box."""
 
 
 def run_partition(made: Partition, inputs: Mapping[str, Array]) -> dict[str, Array]:

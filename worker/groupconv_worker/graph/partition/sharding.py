@@ -86,7 +86,7 @@ def read_cuts(data: bytes, graph: Graph) -> dict[int, dict[str, Cut]]:
 
 
 def _exact(text: str) -> Iterator[tuple[int, str, list[Box | None]]]:
-    """What our metadata says, as far as it has the form of it."""
+    """Workers, tensor and boxes of each entry in our metadata; ends at an entry that is malformed."""
     try:
         for workers, made in json.loads(text).items():
             for name, boxes in made.items():
@@ -96,7 +96,7 @@ def _exact(text: str) -> Iterator[tuple[int, str, list[Box | None]]]:
 
 
 def _by_specs(node: Any, devices: Mapping[str, int], graph: Graph) -> Iterator[tuple[int, str, list[Box | None]]]:
-    """What specs say of outputs that are whole, or split along one axis."""
+    """Workers, tensor and boxes of each spec of an output that is whole, or split along one axis."""
     for configuration in node.device_configurations:
         workers = min(devices.get(configuration.configuration_id, 0), MOST)
         for spec in configuration.sharding_spec:

@@ -135,7 +135,7 @@ def local_resize(node: Node, graph: Graph, wanted: Box) -> LocalNode:
 
 
 def window(node: Node, graph: Graph, wanted: Box) -> tuple[Box, Box, dict[str, Any]]:
-    """What a window operator reads and makes, and its attributes; its channels are those that are wanted."""
+    """The boxes that a window operator reads and makes, and its attributes; it reads the channels that it makes."""
     shape, whole = shape_of(graph, node.inputs[0]), Box.whole(shape_of(graph, node.outputs[0]))
     rules: Axes = reads(node, graph)[0] or ()
     x = Box((wanted.ranges[0], wanted.ranges[1], *Box.whole(shape).ranges[FIRST:]))

@@ -157,7 +157,7 @@ UNARY: dict[str, Emit] = {
     "Mish": lambda s, x, *_: s.builder.fmul(x, tanh(s, _softplus(s, x))),
     "Square": lambda s, x, *_: s.builder.fmul(x, x),
 }
-"""What emits a function of one vector and two parameters, by ONNX's name."""
+"""Emitters of functions of one vector and two parameters, by ONNX's name."""
 BINARY: dict[str, Emit] = {
     "First": lambda _s, a, _b, _c: a,
     "Add": lambda s, a, b, _c: s.builder.fadd(a, b),
@@ -177,7 +177,7 @@ BINARY: dict[str, Emit] = {
     "Where": lambda s, a, b, c: s.builder.select(s.builder.fcmp_unordered("!=", a, s.zero), b, c),
     "MultiplyAdd": lambda s, a, b, c: s.multiply_add(a, b, c),
 }
-"""What emits a function of up to three vectors."""
+"""Emitters of functions of up to three vectors."""
 UNARY_CODES = {name: code for code, name in enumerate(UNARY)}
 BINARY_CODES = {name: code for code, name in enumerate(BINARY)}
 

@@ -22,7 +22,7 @@ from groupconv_worker.cpu.network.kernels.vectors import (
 
 EXP, SQRT = UNARY_CODES["Exp"], UNARY_CODES["Sqrt"]
 SOFTMAX, SUM, MEAN, MAX, NORMALIZE, WHERE_MAX, LOG_SOFTMAX = range(7)
-"""What `rows` does."""
+"""Numbers of the functions that `rows` computes."""
 
 
 @once
