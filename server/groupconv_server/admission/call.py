@@ -90,9 +90,9 @@ class Call(grpc.RpcMethodHandler):  # type: ignore[type-arg] # its stub is gener
             return self._messages(messages, context)
         try:
             raw = wait_for_client(next, messages, None, context=context)
-        except grpc.RpcError:
-            raw = None
-        if raw is None:
+        except grpc.RpcError as error:
+            raw = error.with_traceback(None)  # the call keeps it, and the traceback all frames of the call
+        if not isinstance(raw, bytes):
             if ticket.ended_within(SETTLE):  # gRPC ended the call, and does not say here why
                 why = "message: over the limit of its size, or the caller has gone"
                 raise _ended_early(context, ResourceExhaustedError(why))
@@ -198,7 +198,8 @@ def _next(messages: Iterator[bytes], context: grpc.ServicerContext, *, first: bo
     """The next message; None after the last."""
     try:
         found: bytes | None = wait_for_client(next, messages, None, context=context, first=first)
-    except grpc.RpcError:  # all that gRPC reports is that the call has ended
+    except grpc.RpcError as error:  # all that gRPC reports is that the call has ended
+        error.with_traceback(None)  # the call keeps it, and the traceback all frames of the call: arrays would stay
         raise _ended_early(context, CancelledError("the caller has gone")) from None
     return found
 

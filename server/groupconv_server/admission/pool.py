@@ -108,10 +108,10 @@ class RequestPool(Executor):
 
     def _start(self, task: Task) -> None:
         """Start one more thread. The caller holds the lock."""
-        thread = _Thread(self)
+        thread = _Thread(self, task)
         self._threads.add(thread)
         self._begun += 1
-        threading.Thread(target=self._work, args=(thread, task), name="rpc", daemon=True).start()
+        threading.Thread(target=self._work, args=(thread,), name="rpc", daemon=True).start()
 
     def _start_next(self) -> None:
         """Put a thread to work on the next task. The caller holds the lock."""
@@ -128,8 +128,8 @@ class RequestPool(Executor):
         self._begun += 1
         thread.give(None)
 
-    def _work(self, thread: "_Thread", task: Task | None) -> None:
-        _this.thread = thread
+    def _work(self, thread: "_Thread") -> None:
+        _this.thread, task = thread, thread.wait()  # an argument would stay until the thread ends
         while task is not None:
             _run(task)
             del task
@@ -227,11 +227,10 @@ class _Thread:
 
     __slots__ = ("_bell", "_task", "aside", "context", "expired", "first", "pool", "since")
 
-    def __init__(self, pool: RequestPool) -> None:
+    def __init__(self, pool: RequestPool, task: Task) -> None:
         self.pool = pool
         self._bell = threading.Lock()
-        self._bell.acquire()
-        self._task: Task | None = None
+        self._task: Task | None = task
         self.aside = self.first = self.expired = False
         self.since: float | None = None
         self.context: Any = None

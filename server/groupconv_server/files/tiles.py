@@ -29,7 +29,7 @@ class Tiles:
         self.shape, self.dtype = (n, *spatial, channels), dtype
         self._rows: queue.Queue[Array | None] = queue.Queue(2)
         self._taken = 0
-        self._failed: BaseException | None = None
+        self._failed: list[BaseException] = []
         self._ended = threading.Event()
 
     def __setitem__(self, _: Any, value: Array) -> None:
@@ -55,7 +55,7 @@ class Tiles:
             try:
                 write()
             except BaseException as error:  # noqa: BLE001 - raised by the other thread
-                self._failed = error
+                self._failed.append(error)
             finally:
                 self._ended.set()
 
@@ -69,7 +69,7 @@ class Tiles:
             self._put(None)
             thread.join()
             if complete and self._failed:
-                raise self._failed
+                raise self._failed.pop()  # it knows this frame, and so the rows
 
     def _put(self, value: Array | None) -> None:
         while not self._ended.is_set():
@@ -77,4 +77,4 @@ class Tiles:
                 self._rows.put(value, timeout=0.2)
                 return
         if value is not None and self._failed:
-            raise self._failed
+            raise self._failed.pop()

@@ -56,6 +56,7 @@ class Repository:
                 name = found.name if isinstance(found, Stored) else found[0]
                 self.damaged[name] = str(error)
                 log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - the message is enough
+                error.with_traceback(None)  # `found` keeps it, and the traceback files that are open
 
     def load(self, name: str, steps: Sequence[Step], inputs: Inputs = (), *, job: Job | None = None) -> LayerVersion:
         """Make `steps` the new version of a layer: prepare it on the workers, keep it on disk, and let requests use it.

@@ -106,6 +106,9 @@ class _Inbox:
             return self._header.result(timeout)
         except TimeoutError:
             raise InvalidArgumentError("header", f"a header within {timeout:g} s", "nothing") from None
+        finally:
+            if self._header.done():
+                self._header = Future()  # it keeps an error, which knows the frame of the thread, and that this object
 
     def start(self, stream: Stream) -> None:
         """Have the chunks go to `stream`."""

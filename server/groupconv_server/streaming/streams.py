@@ -134,7 +134,10 @@ class Stream:
             future = self._oldest()
             if future is None:
                 return
-            output = future.result()
+            try:
+                output = future.result()
+            finally:
+                del future  # it keeps the error, which knows this frame and the buffers of the band's
             yield output
             with self._changed:
                 self._outputs.append(output.buffer)

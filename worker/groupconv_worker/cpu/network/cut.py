@@ -97,7 +97,10 @@ class CutNetwork(ABC):
                 wait(others)  # nobody writes into the memory of another part any more
                 job.poll()
                 job.check()
-            return arrays, [first, *(other.result() for other in others)]
+            runs = [first]
+            while others:  # this frame keeps no future whose error knows it: arrays would wait for the collector
+                runs.append(others.pop(0).result())
+            return arrays, runs
 
     def _run_part(
         self,
