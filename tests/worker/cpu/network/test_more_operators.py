@@ -42,6 +42,35 @@ def test_pads(mode: str, pads: tuple[int, ...]) -> None:
     on_arrays_and_maps([node("Pad", *inputs, mode=mode)], (2, 20, 5, 6), weights)
 
 
+@pytest.mark.parametrize("channels", [3, 16, 20, 33])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_maps_with_the_channels_last_between_convolutions(channels: int, samples: int) -> None:
+    """As a linear layer of each pixel has them: into an array, and into a map with margins, also when both are read."""
+    weights = {"w": numbers(channels, 6, 1, 1), "v": numbers(4, channels, 3, 3), "m": numbers(channels, channels)}
+    nodes = [
+        CONV,
+        node("Transpose", "c", to="t", perm=[0, 2, 3, 1]),
+        node("MatMul", "t", "m", to="p"),
+        node("Transpose", "p", to="u", perm=[0, 3, 1, 2]),
+        node("Add", "u", "c", to="s"),
+        node("Conv", "s", "v", pads=[1] * 4),
+    ]
+    x = numbers(samples, 6, 5, 7)
+    check(model(nodes, {"x": x.shape}, weights, ["y", "t", "p", "s"]), {"x": x})
+    check(model(nodes[1:], {"c": (samples, channels, 5, 7)}, weights), {"c": numbers(samples, channels, 5, 7)})
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5000), (1, 20000), (2, 3, 4, 4100), (12, 9000), (1, 8192)])
+def test_long_runs_of_elements_are_cut(shape: tuple[int, ...]) -> None:
+    x = numbers(*shape)
+    check(model([node("Abs", "x")], {"x": shape}), {"x": x})
+    check(model([node("Div", "x", "v")], {"x": shape}, {"v": np.float32(3)}), {"x": x})
+    check(model([node("Add", "x", "v")], {"x": shape}, {"v": numbers(*shape[-1:])}), {"x": x})
+    if len(shape) > 1:
+        v = numbers(*shape[:-1], 1)
+        check(model([node("Mul", "v", "x")], {"x": shape, "v": v.shape}), {"x": x, "v": v})
+
+
 def test_a_logarithm_of_softmax_is_there_where_softmax_is_0() -> None:
     x = np.array([[-300, 200, 199, 0]], np.float32)
     network = check(model([node("LogSoftmax", "x", axis=1)], {"x": x.shape}), {"x": x})

@@ -10,7 +10,7 @@ from groupconv_worker.cpu.blocked.lowered import TASKS
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, ROWS, multiply
-from groupconv_worker.cpu.network.lowering import Lowering, from_element
+from groupconv_worker.cpu.network.lowering import Lowering, Map, from_element
 from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
 from groupconv_worker.cpu.network.movement import lower_slice_of_array, move, moved_last
 from groupconv_worker.cpu.network.planning import slice_box
@@ -134,12 +134,30 @@ def lower_reshape(low: Lowering, node: Node) -> None:
 
 
 def lower_transpose(low: Lowering, node: Node) -> None:
-    """Transpose."""
-    shape = low.shape(node.inputs[0])
-    order = node.attribute("perm") or tuple(reversed(range(len(shape))))
+    """Transpose: between a map and an array with the channels last, or of an array."""
+    x, y = node.inputs[0], node.outputs[0]
+    shape = low.shape(x)
+    order = tuple(node.attribute("perm") or reversed(range(len(shape))))
+    if order == (0, 2, 3, 1) and low.has_map(x):
+        _change_channels(low, low.new_array(y), low.map(x), shape, to_blocks=False)
+        return
+    if y in low.plan.maps:
+        _change_channels(low, low.array(x), low.new_map(y), low.shape(y), to_blocks=True)
+        return
     out, own = low.shape(node.outputs[0]), dense(shape)
     source = (low.array(node.inputs[0]), [own[axis] for axis in order])
     move(low, out, source, (low.new_array(node.outputs[0]), dense(out)))
+
+
+def _change_channels(
+    low: Lowering, last: Address | Array, blocked: Map, shape: Sequence[int], *, to_blocks: bool
+) -> None:
+    """Copy an array with the channels last into a map of this shape, or the map into it."""
+    _, C, H, W = shape
+    kernel = low.assembly.kernel(movement.change_channels, to_blocks)
+    for n in range(blocked.samples):
+        words = (from_element(last, n * C * H * W), blocked.cell(n), C, W, blocked.plane, blocked.row)
+        low.assembly.add(kernel, words, H)
 
 
 def lower_concat(low: Lowering, node: Node) -> None:

@@ -36,10 +36,11 @@ def move(
         parts = [(a + i * x, b + i * y) for a, b in parts for i in range(extent)]
     if len(parts) > PARTS:
         raise UnsupportedNodeError(f"{len(parts)} parts to be moved")
-    more = [0] * (4 - len(shape))
-    shape = [1] * len(more) + shape
+    more = 4 - len(shape)
+    shape = [*shape[:-1], *[1] * more, shape[-1]]  # tasks are along the first axis
+    x_steps, y_steps = ([*steps[:-1], *[0] * more, steps[-1]] for steps in (x_steps, y_steps))
     for a, b in parts:
-        words = (from_element(source[0], a), from_element(target[0], b), *shape, *more, *x_steps, *more, *y_steps)
+        words = (from_element(source[0], a), from_element(target[0], b), *shape, *x_steps, *y_steps)
         low.assembly.add(low.assembly.kernel(movement.move), words, shape[0])
 
 

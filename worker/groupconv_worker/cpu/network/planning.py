@@ -91,10 +91,17 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
     found = Plan()
     last_use = {name: number for number, node in enumerate(graph.nodes) for name in (*node.inputs, *node.outputs)}
     last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
+    wanted = _read_as_maps(graph, pointwise)
     for node in graph.nodes:
         alike = node.op in pointwise or node.op in LIKE_INPUTS
         received = node.op == "Receive" and node.attributes["blocked"]
-        if node.op in MAP_OPERATORS or received or (alike and any(name in found.maps for name in node.inputs)):
+        turned = node.op == "Transpose" and node.attributes.get("perm") == (0, 3, 1, 2) and node.outputs[0] in wanted
+        if (
+            node.op in MAP_OPERATORS
+            or received
+            or turned
+            or (alike and any(name in found.maps for name in node.inputs))
+        ):
             found.maps.update(name for name in node.outputs if name and is_map(graph.tensors[name]))
     for number, node in enumerate(graph.nodes):
         if node.op == "Concat" and node.outputs[0] in found.maps:
@@ -111,6 +118,17 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
             root = found.root(node.inputs[0]).name
             found.margins[root] = widest(found.margins.get(root, NO_MARGIN), margin(node))
     return found
+
+
+def _read_as_maps(graph: Graph, pointwise: frozenset[str]) -> set[str]:
+    """The tensors that an operator of maps reads, through those of each element."""
+    wanted: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.op in MAP_OPERATORS:
+            wanted.update(node.inputs[:1])
+        elif node.op in pointwise and node.outputs[0] in wanted:
+            wanted.update(node.inputs)
+    return wanted
 
 
 def widest(a: Margin, b: Margin) -> Margin:

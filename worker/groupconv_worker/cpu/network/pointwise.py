@@ -9,14 +9,17 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.blocked import epilogue
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
+from groupconv_worker.cpu.blocked.lowered import TASKS
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels.functions import BINARY_CODES, UNARY_CODES
 from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, pointwise
-from groupconv_worker.cpu.network.lowering import Lowering, Map
+from groupconv_worker.cpu.network.lowering import Lowering, Map, from_element
 from groupconv_worker.cpu.program import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import broadcast, collapsed, dense
 
+PIECE = 4096
+"""Elements of a long run that one task takes."""
 DEFAULTS = epilogue.DEFAULTS | {
     "Elu": (1.0, 1.0),
     "Celu": (1.0, 1.0),
@@ -226,10 +229,17 @@ def on_given(low: Lowering, operator: str, given: Sequence[Given], target: Given
     extents, steps = collapsed(shape, [*(broadcast(own, shape) for _, own in given), dense(shape)])
     if len(extents) > 4:
         raise UnsupportedNodeError(f"broadcasting over {len(extents)} axes")
-    extents = [1] * (4 - len(extents)) + extents
-    sides = []
-    addresses = [address for address, _ in (*given, target)]
-    for address, inner in zip(addresses, steps, strict=True):
-        first = [0] * (4 - len(inner)) + inner
-        sides.append(Side(address, RUN if first[3] else SPLAT, (first[0], first[1], first[2])))
-    add(low, operator, sides[:-1], Side(sides[-1].address, RUN, sides[-1].steps), extents[:3], (extents[3],) * 2, after)
+    *outer, run = extents
+    pieces = run // PIECE if len(outer) < 3 and math.prod(outer[:1]) < TASKS else 0
+    parts = [(pieces, PIECE), (1, run % PIECE)] if pieces > 1 else [(1, run)]
+    first = 0
+    for count, length in parts:
+        if length:
+            whole_axes = [count, *outer, 1, 1] if pieces > 1 else [*outer, 1, 1, 1]
+            sides = []
+            for (address, _), (*before, step) in zip((*given, target), steps, strict=True):
+                axes = [*([length * step] if pieces > 1 else []), *before, 0, 0, 0]
+                mode = RUN if step else SPLAT
+                sides.append(Side(from_element(address, first * step), mode, (axes[0], axes[1], axes[2])))
+            add(low, operator, sides[:-1], sides[-1], whole_axes[:3], (length, length), after)
+        first += count * length

@@ -6,7 +6,7 @@ import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.kernels.atomic import array, copy, job, once, stopped
-from groupconv_worker.cpu.network.kernels.vectors import load, multiply_add, splat, store
+from groupconv_worker.cpu.network.kernels.vectors import load, load_first, multiply_add, splat, store, store_first
 
 
 @once
@@ -40,6 +40,39 @@ def change_layout(to_blocks: bool) -> Any:
                         plain[start + column] = blocked[column * LANES + lane]
 
     return change_layout.address
+
+
+@once
+def change_channels(to_blocks: bool) -> Any:
+    """Copies an array (rows, columns, channels) in C order into a channel-blocked map, or the other way round.
+
+    Args:
+        to_blocks: whether the blocked one is written.
+
+    Returns:
+        A job with the words (array, blocked map, channels, columns, elements from plane to plane and row to row of the
+        blocked one). A task is a row.
+    """
+
+    @job(to_blocks)
+    def change_channels(at, first, last):
+        w = array(at, np.int64)
+        channels, columns = w[2], w[3]
+        for row in range(first, last):
+            if stopped(at):
+                return
+            for block in range((channels + LANES - 1) // LANES):
+                n = min(LANES, channels - block * LANES)
+                plain = w[0] + 4 * (row * columns * channels + block * LANES)
+                blocked = w[1] + 4 * (block * w[4] + row * w[5])
+                for column in range(columns):
+                    pixel, cell = plain + 4 * column * channels, blocked + 4 * column * LANES
+                    if to_blocks:
+                        store(cell, load_first(pixel, n))
+                    else:
+                        store_first(pixel, load(cell), n)
+
+    return change_channels.address
 
 
 @once
