@@ -181,6 +181,20 @@ def test_an_unknown_host_and_a_socket_that_is_not_there(tmp_path):
     assert "No such file or directory" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("target", "cure"),
+    [
+        ("http://no-such-host.invalid:50051", "as in no-such-host.invalid:50051"),
+        ("https://no-such-host.invalid/", "without http, as in no-such-host.invalid"),
+        ("no-such-host.invalid", "as in no-such-host.invalid:50051"),
+    ],
+)
+def test_an_address_that_is_written_in_another_way_is_explained(target, cure):
+    found = diagnose(Connection(target))
+    assert isinstance(found, NoServerError)
+    assert cure in str(found)
+
+
 def test_the_command_line_says_the_flag(encrypted):
     result = CliRunner().invoke(app(), ["status", "--target", encrypted])
     assert result.exit_code != 0

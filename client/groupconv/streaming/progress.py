@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import InvalidArgumentError, Words
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Bar:
             from tqdm import tqdm
         except ImportError:
             raise InvalidArgumentError(
-                "progress", "the package tqdm for progress=True: pip install 'groupconv[progress]'", "no such package"
+                "progress", "the package tqdm for progress=True: pip install 'groupconv[progress]'", Words("no tqdm")
             ) from None
         self._bar: Any = tqdm(unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
 

@@ -32,17 +32,24 @@ def diagnose(connection: Connection) -> ConnectError | None:
         with _connect(target) as plain:
             return _diagnose_tls(connection, plain) if connection.encrypted else _diagnose_plaintext(connection, plain)
     except socket.gaierror:
-        return NoServerError(target, "the host name is unknown; give another address (target, --target)")
+        return NoServerError(target, f"the host name is unknown; {_address_cure(target)}")
     except ValueError:
-        return NoServerError(
-            target, "the port is not a number from 0 to 65535; give another address (target, --target)"
-        )
+        return NoServerError(target, f"the port is not a number from 0 to 65535; {_address_cure(target)}")
     except OSError as error:
         reason = error.strerror or str(error) or "no answer"
         cure = "start one with `groupconv serve`, or give another address (target, --target)"
         if ":" not in target:
             cure = f"the address has no port, which means 443: give one, as in {target}:50051 (target, --target)"
         return NoServerError(target, f"no server accepts connections there ({reason}); {cure}")
+
+
+def _address_cure(target: str) -> str:
+    """How to write an address that names no host."""
+    if target.startswith(("http://", "https://")):
+        return f"give host:port, without http, as in {target.partition('//')[2].rstrip('/')} (target, --target)"
+    if ":" not in target:
+        return f"give host:port, as in {target}:50051 (target, --target)"
+    return "give another address (target, --target)"
 
 
 def _diagnose_plaintext(connection: Connection, plain: socket.socket) -> ConnectError | None:
