@@ -44,7 +44,7 @@ def run_of(coordinator: Coordinator, planned: Plan, x: Any, steps: list[Step]) -
     """A run as planned; the planner does not learn from it."""
     deaf = Coordinator(coordinator.executor)
     call = deaf.compile(x.shape, x.dtype, steps)
-    return lambda: deaf.run(planned, x, call)
+    return lambda: deaf.run_plan(planned, x, call)
 
 
 def measure(runs: Mapping[str, Callable[[], object]], rounds: int, *, twice: bool = True) -> Any:

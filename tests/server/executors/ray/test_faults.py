@@ -194,7 +194,7 @@ def test_a_worker_has_its_layers_before_it_takes_shards_again(ray_executor):
         with layers.using("back") as layer:
             call = coordinator.compile(X.shape, X.dtype, layer.steps)
             for _ in range(4):  # as planned; a request on its own may try another cut, which nobody has prepared
-                coordinator.run(coordinator.planner.plan(call.problems, ray_executor.workers()), X, call)
+                coordinator.run_plan(coordinator.planner.plan(call.problems, ray_executor.workers()), X, call)
         assert sent
         assert not any(sent)
     finally:
