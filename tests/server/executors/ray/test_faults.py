@@ -190,7 +190,7 @@ def test_a_worker_has_its_layers_before_it_takes_shards_again(ray_executor):
             kill(slot)
             ray_executor.membership.lost(slot, slot.actor)
             whole(ray_executor)
-        Dispatch._send = lambda *a, weights=False, **k: sent.append(weights) or send(*a, weights=weights, **k)
+        Dispatch._send = lambda self, attempt, *a, **k: sent.append(attempt.weights) or send(self, attempt, *a, **k)
         with layers.using("back") as layer:
             call = coordinator.compile(X.shape, X.dtype, layer.steps)
             for _ in range(4):  # as planned; a request on its own may try another cut, which nobody has prepared
