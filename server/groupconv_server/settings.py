@@ -25,6 +25,8 @@ from groupconv_worker.engines import ENGINES
 PREFIX = "GROUPCONV_"
 """Begins the name of every variable."""
 MIB, GIB = 2**20, 2**30
+LONGEST = 10**8
+"""Most seconds of an option, three years: waits of Python's locks end below infinity."""
 _c = Config()
 
 
@@ -72,6 +74,7 @@ class Settings(BaseSettings):
         _c.placement.gpus,
         "GPUs for each worker, on nodes with GPUs; 0.5 puts two workers on a GPU, each with half of its memory.",
         ge=0.01,
+        le=1024,
     )
     worker_resources: str = setting("", "Ray's custom resources that each worker takes: name=1,other=2")
     worker_labels: str = setting("", "Labels that the Ray node of a worker must have: zone=a,rack=b")
@@ -79,6 +82,7 @@ class Settings(BaseSettings):
         _c.hedge,
         "Seconds after which a late shard also goes to a second worker; the first answer counts. Default: never.",
         ge=0.01,
+        le=LONGEST,
     )
     spare_workers: int | None = setting(
         _c.spare_workers,
@@ -114,7 +118,7 @@ class Settings(BaseSettings):
     concurrency: int = setting(_c.concurrency, "Most requests that run at a time.", ge=1)
     queue: int = setting(_c.queue, "Most requests that wait; further ones are refused at once.", ge=0)
     queue_mib: int = setting(_c.queue_bytes // MIB, "Most memory of the requests that run or wait.", ge=1)
-    grace: float = setting(_c.grace, "Seconds that running requests have after SIGTERM.", ge=0)
+    grace: float = setting(_c.grace, "Seconds that running requests have after SIGTERM.", ge=0, le=LONGEST)
     max_message_mib: int = setting(_c.limits.message_bytes // MIB, "Largest request or answer.", ge=1, le=2047)
     max_tensor_mib: int = setting(_c.limits.tensor_bytes // MIB, "Largest output or padded input of a step.", ge=1)
     max_steps: int = setting(_c.limits.steps, "Most steps of a request.", ge=1)
@@ -133,7 +137,7 @@ class Settings(BaseSettings):
         _c.limits.stream_total_bytes // GIB, "Most data of the feature maps of one stream.", ge=1
     )
     stream_idle: float = setting(
-        _c.limits.stream_idle_seconds, "Seconds after which a stream that sends nothing ends.", ge=0.001
+        _c.limits.stream_idle_seconds, "Seconds after which a stream that sends nothing ends.", ge=0.001, le=LONGEST
     )
     layer_memory_mib: int = setting(
         _c.layer_bytes // MIB, "Most memory of resident layers, on the server and on each worker.", ge=1

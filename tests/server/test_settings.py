@@ -107,7 +107,10 @@ def test_a_program_reads_the_variables_that_it_does_not_give(no_variables, monke
     [
         ("port", "70000", "expected a value less than or equal to 65535"),
         ("port", "http", "expected a valid integer"),
-        ("grace", "nan", "expected a value greater than or equal to 0"),
+        ("grace", "nan", "expected a value less than or equal to 100000000"),
+        ("grace", "inf", "expected a value less than or equal to 100000000"),
+        ("stream_idle", "1e10", "expected a value less than or equal to 100000000"),
+        ("hedge", "inf", "expected a value less than or equal to 100000000"),
         ("threads", "", "expected a valid integer"),
         ("insecure", "maybe", "expected a valid boolean"),
         ("layer_dir", "", "expected the path of a folder"),

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from cachetools import LRUCache
 
+from groupconv.errors import InvalidArgumentError
 from groupconv_worker.activity import Activity
 from groupconv_worker.cache_folder import cache_folder
 from groupconv_worker.choice_file import CHOICES, ChoiceFile, newest
@@ -30,6 +31,7 @@ from groupconv_worker.job import PERIOD, current
 from groupconv_worker.stopwatch import Stopwatch
 
 VARIABLE = "GROUPCONV_TUNE"
+ON, OFF = ("on", "1", "yes", "true"), ("off", "0", "no", "false")
 ROUNDS = 24
 """Turns of each candidate, interleaved."""
 TURN = 4
@@ -49,8 +51,17 @@ DOUBTS = 3
 
 
 def enabled() -> bool:
-    """Whether the environment allows tuning."""
-    return os.environ.get(VARIABLE, "on").lower() not in ("off", "0", "no", "false")
+    """Whether the environment allows tuning.
+
+    Raises:
+        InvalidArgumentError: the variable has another value than on or off.
+    """
+    text = os.environ.get(VARIABLE, "on")
+    if text.lower() in ON:
+        return True
+    if text.lower() in OFF:
+        return False
+    raise InvalidArgumentError(VARIABLE, "on or off, or the variable not set", text)
 
 
 def default_path() -> Path | None:

@@ -4,8 +4,9 @@ import logging
 
 import typer
 
+from groupconv_server.access.variables import check_variables
 from groupconv_server.cli.setting_options import takes_settings
-from groupconv_server.settings import Settings
+from groupconv_server.settings import PREFIX, Settings
 from groupconv_server.telemetry.foreign_lines import as_json
 
 EXAMPLES = """Examples:
@@ -43,6 +44,7 @@ def command(settings: Settings) -> None:
     from groupconv_server.server import Server
     from groupconv_server.telemetry import logs, traces
 
+    check_variables([f"{PREFIX}LAYER_DIR"])  # typer takes an empty one for none, and no layer would be kept
     config = settings.config()
     log = settings.log_format, settings.log_level or logging.getLogger().level
     logs.configure(*log)

@@ -69,6 +69,11 @@ def test_an_empty_variable_ends_the_command(command):
             assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_folder_of_layers_ends_the_server(value):
+    assert "LAYER_DIR" in said("serve", "--port", "0", GROUPCONV_LAYER_DIR=value)
+
+
 @pytest.mark.parametrize("flag", ["tokens", "tls-cert", "tls-key", "tls-client-ca"])
 def test_an_empty_flag_of_the_server_ends_it(flag):
     assert f"--{flag}: expected a value" in said("serve", "--port", "0", f"--{flag}", "")

@@ -25,12 +25,15 @@ from groupconv_worker.activity import ACTIVITY, Activity
 from groupconv_worker.cpu.compiler_tasks import KernelTask, NetworkTask, Task, TaskResult, compiled, say_compiled
 from groupconv_worker.cpu.kernels import cache
 from groupconv_worker.cpu.kernels.forms import FORMS, Form
+from groupconv_worker.cpu.variables import integer_variable
 from groupconv_worker.improvement import Improvement
 
 log = logging.getLogger(__name__)
 
 NICENESS = "GROUPCONV_COMPILER_NICE"
 """Variable with the niceness of the process, 0 to 19. By default the process runs when a processor is idle."""
+NICEST = 19
+"""The largest niceness."""
 IDLE = 20.0
 """Seconds of a task after which a process that waits for an idle processor is replaced by one that does not: a machine
 that is never idle would never compile anything. What was compiled before is on disk."""
@@ -60,6 +63,7 @@ class Compiler:
     """
 
     def __init__(self, command: tuple[str, ...] = (), activity: Activity = ACTIVITY) -> None:
+        integer_variable(NICENESS, SHARE, NICEST)  # a wrong one is told at the start, not by a process that fails later
         self._activity = activity
         self._command = command or (sys.executable, "-P", "-m", "groupconv_worker.cpu.compiler_process")
         self._waiting = OrderedDict[Hashable, tuple[Task, Improvement, Callable[[TaskResult], None]]]()

@@ -16,11 +16,12 @@ from typing import BinaryIO
 import numpy as np
 
 from groupconv_worker.activity import Activity
-from groupconv_worker.cpu.compiler import NICENESS, SHARE
+from groupconv_worker.cpu.compiler import NICENESS, NICEST, SHARE
 from groupconv_worker.cpu.compiler_tasks import KernelTask, NetworkTask, Task, TaskResult, say_compiled
 from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
 from groupconv_worker.cpu.kernels.forms import FORMS, Form, NotCompiledError, deferred
+from groupconv_worker.cpu.variables import integer_variable
 from groupconv_worker.stopwatch import BusyError
 
 
@@ -151,7 +152,7 @@ def lower_priority(*, idle: bool) -> None:
     A niceness of 19 alone lets Linux finish a slice of some milliseconds before a request's thread that wakes, and a
     processor that runs this process counts as busy. There is no way back from the policy without privileges.
     """
-    os.nice(int(os.environ.get(NICENESS, "19" if idle else SHARE)))
+    os.nice(integer_variable(NICENESS, NICEST if idle else SHARE, NICEST))
     if idle and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 

@@ -68,12 +68,16 @@ class CpuEngine:
         threads: how many threads all libraries below may use together.
         tuning: the file of remembered choices; by default in the user's cache directory.
         activity: of a process whose shards must not run while candidates are measured.
+
+    Raises:
+        InvalidArgumentError: the variable of tuning is neither on nor off.
     """
 
     name = "cpu"
     gpu = None
 
     def __init__(self, *, threads: int = 1, tuning: Path | None = None, activity: Activity | None = None) -> None:
+        autotune.enabled()  # a wrong variable is told at the start, not to the first caller
         self.threads, self.at_once = threads, min(threads, AT_ONCE)
         self.team, buffers = Team(threads), BufferPool()
         self.gemm = Gemm(np, erf, team=self.team)

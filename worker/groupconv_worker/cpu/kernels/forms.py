@@ -13,14 +13,15 @@ a caller sends chooses the form, so both are bounded:
 import contextlib
 import functools
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
-LIMIT = int(os.environ.get("GROUPCONV_KERNEL_FORMS", "128"))
+from groupconv_worker.cpu.variables import integer_variable
+
+LIMIT = integer_variable("GROUPCONV_KERNEL_FORMS", 128)
 """Forms of a process, at most."""
 MISSING = 4096
 """Forms that are remembered to be neither here nor on disk."""
