@@ -28,10 +28,11 @@ def read_regular(path: Path, most: int) -> bytes:
         ValueError: it is not a regular file, or it is larger.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode):  # os.fdopen refuses a folder, too, and leaves it open
+        os.close(handle)
+        raise ValueError("expected a regular file, got a folder, pipe, socket or device")
     with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise ValueError("expected a regular file, got a folder, pipe, socket or device")
         if facts.st_size > most:
             raise ValueError(f"expected at most {most} bytes, got {facts.st_size}")
         data = file.read(most + 1)  # the extra byte shows a file that grows meanwhile
@@ -82,6 +83,19 @@ def remove_parts(folder: Path) -> None:
                 left.unlink()
             except OSError as error:
                 log.warning("%s in %s cannot be removed: %s", printable(left), folder, error.strerror)
+
+
+def remove_older(folder: Path, pattern: str, keep: Path | None = None) -> None:
+    """Remove files whose names match `pattern`, other than `keep`. Those that cannot be removed are logged.
+
+    They are no longer named by any description, so what was done about those does not fail with them.
+    """
+    for old in folder.glob(pattern):
+        if old != keep:
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s in %s cannot be removed: %s", printable(old), folder, error.strerror)
 
 
 @contextmanager

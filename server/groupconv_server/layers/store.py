@@ -30,7 +30,14 @@ from groupconv.wire.specs import spec_to_wire
 from groupconv.wire.tensors import type_to_wire
 from groupconv_server.coordinator.limits import Limits
 from groupconv_server.coordinator.steps import Inputs, inputs_of, steps_of
-from groupconv_server.layers.disk_files import printable, read_regular, reading, remove_parts, write_atomically
+from groupconv_server.layers.disk_files import (
+    printable,
+    read_regular,
+    reading,
+    remove_older,
+    remove_parts,
+    write_atomically,
+)
 from groupconv_server.layers.folder_lock import FolderLock
 from groupconv_server.layers.names import check_name
 
@@ -135,11 +142,9 @@ class LayerStore:
         try:
             write_atomically(weights, data)
             write_atomically(self._json(name), json.dumps(about, indent=1).encode())
-            for old in self.folder.glob(f"{slug(name)}.*.safetensors"):
-                if old != weights:
-                    old.unlink()
         except OSError as error:
             raise FailedPreconditionError(f"the layer cannot be kept on disk: {error.strerror}") from error
+        remove_older(self.folder, f"{slug(name)}.*.safetensors", weights)
 
     def remove(self, name: str) -> None:
         """Remove a layer, if there is one of that name.
@@ -152,10 +157,9 @@ class LayerStore:
         self.check_writable()
         try:
             self._json(name).unlink(missing_ok=True)
-            for weights in self.folder.glob(f"{slug(name)}.*.safetensors"):
-                weights.unlink()
         except OSError as error:
             raise FailedPreconditionError(f"the layer cannot be removed from disk: {error.strerror}") from error
+        remove_older(self.folder, f"{slug(name)}.*.safetensors")
 
     def read(self, name: str) -> Stored:
         """Read a layer.
@@ -171,7 +175,11 @@ class LayerStore:
         return self._read(path)
 
     def names(self) -> list[str]:
-        """Names of the layers whose JSON is valid."""
+        """Names of the layers whose JSON is valid.
+
+        Raises:
+            FailedPreconditionError: the folder cannot be listed, as one that was removed.
+        """
         found = []
         for path in self._paths():
             with suppress(GroupconvError):
@@ -179,7 +187,11 @@ class LayerStore:
         return found
 
     def all(self) -> Iterator[Stored | tuple[str, DataLossError]]:
-        """Read all layers. A damaged one yields its file's name and the error."""
+        """Read all layers. A damaged one yields its file's name and the error.
+
+        Raises:
+            FailedPreconditionError: the folder cannot be listed.
+        """
         for path in self._paths():
             try:
                 yield self._read(path)
@@ -187,7 +199,10 @@ class LayerStore:
                 yield printable(path), error
 
     def _paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
+        try:
+            return sorted(path for path in self.folder.iterdir() if path.suffix == ".json")
+        except OSError as error:
+            raise FailedPreconditionError(f"the layer folder cannot be listed: {error.strerror}") from error
 
     def check_writable(self) -> None:
         """Refuse to write to a folder that is read-only.

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groupconv.errors import DataLossError, FailedPreconditionError
-from groupconv_server.layers.disk_files import printable, read_regular, reading, remove_parts, write_atomically
+from groupconv_server.layers.disk_files import (
+    printable,
+    read_regular,
+    reading,
+    remove_older,
+    remove_parts,
+    write_atomically,
+)
 from groupconv_server.layers.names import check_name
 from groupconv_server.layers.store import DESCRIPTION, LAST_VERSION, LayerStore, slug
 
@@ -58,11 +65,9 @@ class NetworkStore:
             self.folder.mkdir(exist_ok=True)
             write_atomically(model, data)
             write_atomically(self._json(name), json.dumps(about, indent=1).encode())
-            for old in self.folder.glob(f"{slug(name)}.*.onnx"):
-                if old != model:
-                    old.unlink()
         except OSError as error:
             raise FailedPreconditionError(f"the network cannot be kept on disk: {error.strerror}") from error
+        remove_older(self.folder, f"{slug(name)}.*.onnx", model)
 
     def remove(self, name: str) -> None:
         """Keep a network no longer; does nothing if it is not there.
@@ -75,10 +80,9 @@ class NetworkStore:
         self._layers.check_writable()
         try:
             self._json(name).unlink(missing_ok=True)
-            for model in self.folder.glob(f"{slug(name)}.*.onnx"):
-                model.unlink()
         except OSError as error:
             raise FailedPreconditionError(f"the network cannot be removed from disk: {error.strerror}") from error
+        remove_older(self.folder, f"{slug(name)}.*.onnx")
 
     def all(self) -> Iterator[StoredNetwork | tuple[str, DataLossError]]:
         """Every network; of one that is damaged its file's name, and why it cannot be read."""

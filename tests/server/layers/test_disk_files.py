@@ -3,12 +3,14 @@
 import json
 import os
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from groupconv import Step
 from groupconv.errors import DataLossError
+from groupconv_server.layers.disk_files import read_regular
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository
 from groupconv_server.layers.store import DESCRIPTION, LayerStore
@@ -137,3 +139,18 @@ def test_a_description_may_be_as_long_as_a_layer_needs(tmp_path):
         store.save("long", 1, [Step(np.ones((1, 1, 3, 3), np.float32))] * 64, inputs)
         assert len(store.read("long").steps) == 64
     assert max(path.stat().st_size for path in tmp_path.glob("*.json")) < DESCRIPTION / 8
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_refused_and_stays_open_nowhere(tmp_path, make):
+    odd = tmp_path / "odd.json"
+    make(odd)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="expected a regular file, got a folder, pipe"):
+            read_regular(odd, 10)
+    assert odd not in [path.readlink() for path in opened()]
+
+
+def opened():
+    """The descriptors of this process. That of the folder itself has gone when it is listed."""
+    return [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ from groupconv_server.config import Config
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.layers.registry import Layers
 from groupconv_server.layers.repository import Repository, expected
-from groupconv_server.layers.store import LayerStore, Stored
+from groupconv_server.layers.store import LayerStore, Stored, slug
 from groupconv_server.server import Server
 
 RNG = np.random.default_rng(9)
@@ -245,6 +246,24 @@ def test_a_layer_that_cannot_be_prepared_now_is_loaded_all_the_same(store, caplo
     kept.restore()
     assert [(layer.name, expected(layer)) for layer in kept.layers.all()] == [("a", [shape])]
     assert ("first request has to prepare it" in caplog.text) == bool(there)
+
+
+def test_what_cannot_be_removed_does_not_undo_what_was_saved(store, caplog):
+    (store.folder / f"{slug('a')}.odd.safetensors").mkdir()
+    store.save("a", 1, steps())
+    assert store.read("a").version == 1
+    store.remove("a")
+    assert store.names() == []
+    assert "odd.safetensors" in caplog.text
+
+
+def test_a_folder_that_was_removed_is_named_as_the_reason(store):
+    kept = repository(store)
+    load(kept, "a", steps())
+    shutil.rmtree(store.folder)
+    with pytest.raises(FailedPreconditionError, match="the layer folder cannot be listed: No such file"):
+        kept.unloaded()
+    assert [layer.name for layer in kept.layers.all()] == ["a"]
 
 
 def test_damaged_on_reload(store):
