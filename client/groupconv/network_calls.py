@@ -19,6 +19,7 @@ from groupconv.networks.plan import NetworkPlan, NetworkReport
 from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs, with_fixed_shapes
 from groupconv.networks.windows import StreamPlan
 from groupconv.text import milliseconds
+from groupconv.transport.bounded import LONGEST, read_at_most
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import network_pb2
 from groupconv.wire import networks as wire
@@ -62,7 +63,7 @@ def model_bytes(model: Any) -> bytes:
         model: a path, bytes, or anything with `SerializeToString()`, such as an `onnx.ModelProto`.
 
     Raises:
-        InvalidArgumentError: something else.
+        InvalidArgumentError: something else, or a file that is longer than an ONNX file can be.
         OSError: a file that cannot be read.
     """
     if isinstance(model, bytes | bytearray | memoryview):
@@ -70,7 +71,7 @@ def model_bytes(model: Any) -> bytes:
     if hasattr(model, "SerializeToString"):
         return bytes(model.SerializeToString())
     if isinstance(model, str | Path):
-        return Path(model).read_bytes()
+        return read_at_most(model, LONGEST, "model", "an ONNX file")
     raise InvalidArgumentError("model", "a path, bytes or an onnx.ModelProto", type(model).__name__)
 
 

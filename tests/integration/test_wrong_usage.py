@@ -29,6 +29,9 @@ CASES = {
     "conv": (USAGE, ["INPUT"]),
     "conv {missing} -k sobel-x -o {out}": (USAGE, ["missing.npy: "]),
     "conv {array} -k {missing} -o {out}": (USAGE, ["missing.npy: No such file or directory"]),
+    "conv {array} -k {complex} -o {out}": (USAGE, ["kernel.dtype: expected bool, integers or floats, got 'complex64'"]),
+    "conv {array} -k {words} -o {out}": (USAGE, ["kernel.dtype"]),
+    "conv {array} -k {records} -o {out}": (USAGE, ["kernel.dtype"]),
     "conv {text} -k sobel-x -o {out}": (USAGE, []),
     "conv {array} -k nonsense -o {out}": (USAGE, ["nonsense"]),
     "conv {array} -k gaussian:x -o {out}": (USAGE, []),
@@ -70,6 +73,11 @@ CASES = {
     "status --timeout x": (USAGE, ["--timeout"]),
     "status --token-file {missing}": (USAGE, ["--token-file"]),
     "status --token-file {empty}": (USAGE, ["--token-file"]),
+    "status --token-file /dev/zero": (USAGE, ["--token-file: expected a token of at most 1 MiB"]),
+    "status --token-file {binary}": (USAGE, []),
+    "status --ca /dev/zero": (USAGE, ["a PEM file of at most 1 MiB"]),
+    "layers load /dev/zero": (USAGE, ["an ONNX model below 2 GiB"]),
+    "token hash /dev/zero": (USAGE, []),
     "status --ca {text}": (USAGE, ["PEM"]),
     "status --cert {text}": (USAGE, []),
     "health -t 127.0.0.1:1": (FAILED, ["no server accepts connections there"]),
@@ -136,6 +144,9 @@ def files(tmp_path_factory):
     (folder / "text").write_text("what: is [this\n")
     (folder / "text.onnx").write_text("no model")
     (folder / "text.npy").write_text("no array")
+    np.save(folder / "complex.npy", np.ones((3, 3), np.complex64))
+    np.save(folder / "words.npy", np.array([["a"]]))
+    np.save(folder / "records.npy", np.zeros((3, 3), [("a", "f4")]))
     (folder / "empty").write_text("")
     (folder / "binary").write_bytes(bytes(range(256)))
     np.save(folder / "array.npy", np.ones((1, 1, 3, 3), np.float32))
@@ -145,6 +156,9 @@ def files(tmp_path_factory):
         "out": folder / "out.npy",
         "text": folder / "text",
         "textnpy": folder / "text.npy",
+        "complex": folder / "complex.npy",
+        "words": folder / "words.npy",
+        "records": folder / "records.npy",
         "empty": folder / "empty",
         "binary": folder / "binary",
         "array": folder / "array.npy",

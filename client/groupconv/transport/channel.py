@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import grpc
@@ -15,6 +14,7 @@ from grpc_status import rpc_status
 
 from groupconv.errors import BY_STATUS, GroupconvError, InvalidArgumentError, UnauthenticatedError, UnavailableError
 from groupconv.transport.address import is_local
+from groupconv.transport.bounded import SMALL, read_at_most
 from groupconv.transport.malloc import expect_messages
 from groupconv.transport.spread import OWN, AioSpread, BlockingSpread
 from groupconv.transport.tracing import interceptors, traced
@@ -222,7 +222,7 @@ def pem(field: str, given: Pem | None) -> bytes | None:
     """
     if given is None:
         return None
-    found = given if isinstance(given, bytes) else Path(given).read_bytes()
+    found = given if isinstance(given, bytes) else read_at_most(given, SMALL, field, "a PEM file")
     if b"-----BEGIN " not in found:
         expected = "PEM (-----BEGIN …), or the path of a PEM file"
         raise InvalidArgumentError(field, expected, f"{len(found)} bytes of something else")

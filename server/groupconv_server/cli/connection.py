@@ -11,6 +11,7 @@ import typer
 
 import groupconv
 from groupconv.errors import InvalidArgumentError
+from groupconv.transport.bounded import SMALL, read_at_most
 from groupconv.transport.channel import Connection
 from groupconv_server.access import options as access
 
@@ -89,7 +90,7 @@ def _flags(
     if target is None:
         return None
     if token_file is not None:
-        token = token_file.read_text().strip()
+        token = read_at_most(token_file, SMALL, "--token-file", "a token").decode(errors="replace").strip()
         if not token:
             raise InvalidArgumentError("--token-file", "a file that holds a token", f"{token_file}, which is empty")
     options = {

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from groupconv.errors import AlreadyExistsError, InvalidArgumentError
+from groupconv.transport.bounded import SMALL
 from groupconv_server.access.rates import CallerLimits
 from groupconv_server.access.tokens import digest_of, entry_text, new_token, parsed
 
@@ -93,7 +94,10 @@ def hash_(
     ] = None,
 ) -> None:
     """Print the digest of a token that was made elsewhere, for an entry's `sha256`."""
-    token = (file or sys.stdin).read().strip()
+    given = (file or sys.stdin).read(SMALL + 1)
+    if len(given) > SMALL:
+        raise InvalidArgumentError("token", "at most 1 MiB", "more")
+    token = given.strip()
     entry_text("checked", token, CallerLimits())
     typer.echo(digest_of(token))
 

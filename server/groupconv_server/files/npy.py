@@ -17,6 +17,8 @@ from groupconv_server.files.output import allocate, replaced
 
 SUFFIXES = (".npy",)
 ANY_ORDER = True
+NUMBERS = "biuf"
+"""Kinds of dtypes that are read whole."""
 
 
 @contextmanager
@@ -41,9 +43,12 @@ def whole(path: Path, field: str) -> Array:
     """
     try:
         with path.open("rb") as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+            array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise InvalidArgumentError(field, "an array saved by numpy.save", f"{path.name} ({error})") from None
+    if array.dtype.kind not in NUMBERS:
+        raise InvalidArgumentError(f"{field}.dtype", "bool, integers or floats", str(array.dtype))
+    return array
 
 
 @contextmanager

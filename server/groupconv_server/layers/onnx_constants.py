@@ -13,6 +13,7 @@ import numpy as np
 
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError
 from groupconv.text import human_bytes
+from groupconv.transport.bounded import LONGEST
 
 DENSE_BYTES = 2**31
 """Limit of a sparse tensor's bytes when it is dense: that of a tensor in a protobuf."""
@@ -37,6 +38,8 @@ def read_model(path: Path) -> Any:
         raise FailedPreconditionError(
             f"to read ONNX files, install what the server needs: pip install 'groupconv[server]' ({error})"
         ) from None
+    if path.is_char_device() or path.stat().st_size > LONGEST:  # before the library reads all of it
+        raise InvalidArgumentError("file", "an ONNX model below 2 GiB", f"{path.name}, which is larger")
     try:
         proto = onnx.load(path)
         _make_dense(proto)
