@@ -106,6 +106,7 @@ class Network(BaseNetwork):
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] = (),
         cut: CutOfNetwork = None,
+        times: bool = False,
         timeout: float | None = None,
     ) -> NetworkResult:
         """Outputs and report.
@@ -117,11 +118,12 @@ class Network(BaseNetwork):
             cut: what to cut the network along over the workers: "nothing", "samples", "channels", "rows" or "columns";
                 "planned", each tensor as the planner says; a plan over workers, which is followed; or None, which
                 leaves it to the server.
+            times: whether to take the time of each node, too, which `plan` tells then; the answer waits for it.
             timeout: seconds, in place of the client's.
         """
-        result: NetworkResult = self._run(
-            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut), timeout
-        )
+        given = inputs or {}
+        call = network_calls.run(self.info, arrays, given, outputs=outputs, report=True, cut=cut, times=times)
+        result: NetworkResult = self._run(call, timeout)
         return result
 
     def plan(
@@ -166,9 +168,6 @@ class Network(BaseNetwork):
             inputs: the other inputs, by name.
             progress: function to call with each `NetworkState`; True shows a line on stderr.
             timeout: seconds; None waits as long as it takes.
-
-        Returns:
-            Who answers from now on.
 
         Raises:
             FailedPreconditionError: it was not called yet, and no inputs are given.
@@ -232,11 +231,12 @@ class AsyncNetwork(BaseNetwork):
         inputs: Mapping[str, Any] | None = None,
         outputs: Sequence[str] = (),
         cut: CutOfNetwork = None,
+        times: bool = False,
         timeout: float | None = None,
     ) -> NetworkResult:
         """As `Network.run`."""
         result: NetworkResult = await self._run(
-            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut),
+            network_calls.run(self.info, arrays, inputs or {}, outputs=outputs, report=True, cut=cut, times=times),
             timeout,
             small=small(*arrays, *(inputs or {}).values()),
         )

@@ -166,6 +166,7 @@ def run(
     report: bool,
     version: int = 0,
     cut: CutOfNetwork = None,
+    times: bool = False,
 ) -> Exchange[NetworkResult]:
     """Run a network.
 
@@ -177,11 +178,12 @@ def run(
         report: whether the answer should say how it was made.
         version: that must answer; 0 is the one that is loaded.
         cut: what to cut it along, or a plan; None leaves it to the server.
+        times: whether to take the time of each node, for plans.
     """
     given = _inputs(info.inputs, named_inputs(info.inputs, arrays, named))
     _check_outputs(info, outputs)
     request = network_pb2.RunNetworkRequest(
-        network=info.name, outputs=outputs, without_report=not report, version=version, **_cut(cut)
+        network=info.name, outputs=outputs, without_report=not report, version=version, times=times, **_cut(cut)
     )
     answer = yield Request(RUN, wire.run_request(request, given))
     response, made = wire.read_run_answer(answer)

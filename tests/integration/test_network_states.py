@@ -11,11 +11,13 @@ import pytest
 from compiled_networks import model
 from networks import towers
 from onnx import helper
+from typer.testing import CliRunner
 
 import groupconv
 import groupconv.aio
 from groupconv.errors import DeadlineExceededError, FailedPreconditionError
 from groupconv.networks.state import Phase
+from groupconv_server.cli.app import app
 from waiting import until
 
 X = np.random.default_rng(0).standard_normal((1, 64, 56, 56)).astype(np.float32)
@@ -36,6 +38,25 @@ def test_a_network_says_who_answers(client):
     assert "GROUPCONV_TUNE" in state.reason
     assert seen == [state]
     assert net.statistics().states == client.list_networks()[0].states == (state,)
+    net.unload()
+
+
+def test_each_node_has_its_time_once_one_asks_for_it(client, server):
+    net = client.load_network("times/towers", towers())
+    x = np.ones((1, 4, 9, 9), np.float32)
+    net(x)
+    assert all(node.seconds is None for node in net.plan(x.shape).nodes)
+    (y,) = net.run(x, times=True).outputs.values()
+    np.testing.assert_array_equal(y, net(x))
+    plan = net.plan(x.shape)
+    assert all(node.seconds is not None or node.fused_into for node in plan.nodes)
+    named = {node.name for node in plan.nodes if node.seconds is not None}
+    assert {node.fused_into for node in plan.nodes} <= named | {""}
+    shown = CliRunner().invoke(
+        app(), ["networks", "show", "times/towers", "--input", "x=2,4,9,9", "--times", "--target", server.address]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "of all" in shown.output
     net.unload()
 
 
@@ -88,6 +109,8 @@ def taken_over(tmp_path, *options):
             net.wait(progress=states.append, timeout=240)
             assert {state.phase for state in states} <= {Phase.COMPILING, Phase.MEASURING, Phase.PROGRAM}
             assert net.state().since > before
+            assert net.run(X, times=True).outputs["y"].shape == X.shape
+            assert all(node.seconds for node in net.plan(X.shape).nodes)
             until(lambda: net.run(X).report.parts[0].algorithm == "groupconv", 60)
     finally:
         process.terminate()

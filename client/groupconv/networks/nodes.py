@@ -23,6 +23,7 @@ class NodePlan:
         window: of a convolution or pool, for people, as "5×5, stride 2, 2 groups"; else "".
         seconds: on a worker, in the last run that took the time of each node; None before the first one, and for what
             is fused into another node.
+        fused_into: name of the node that the time of this one is part of; empty for others.
     """
 
     name: str
@@ -37,3 +38,4 @@ class NodePlan:
     stride: tuple[float, ...] | None = None
     window: str = ""
     seconds: float | None = None
+    fused_into: str = ""

@@ -85,7 +85,8 @@ class NetworkPlan:
     """What a call with inputs of certain shapes computes; `print(plan)` shows a table.
 
     The table's shares are of all multiply-adds; "sees" is the receptive field, in elements of the input.
-    Once a program was timed node by node, "time" is that of each node, and "of all" its share of the sum.
+    Once nodes were timed, "time" is that of each node, and "of all" its share of the sum. A node that is fused into
+    another one has no time of its own, and one that is computed from constants beforehand none at all.
 
     Attributes:
         nodes: the operators in order.
@@ -195,7 +196,9 @@ class NetworkPlan:
         if not spent:
             return rows
         times = [
-            ("-", "-") if n.seconds is None else (milliseconds(n.seconds), f"{n.seconds / spent:.1%}")
+            (f"in {n.fused_into}" if n.fused_into else "none", "-")
+            if n.seconds is None
+            else (milliseconds(n.seconds), f"{n.seconds / spent:.1%}")
             for n in self.nodes
         ]
         return [(*row, *more) for row, more in zip(rows, [("time", "of all"), *times], strict=True)]

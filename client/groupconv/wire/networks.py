@@ -230,6 +230,7 @@ def plan_to_wire(plan: NetworkPlan) -> network_pb2.PlanNetworkResponse:
                 stride=node.stride or (),
                 window=node.window,
                 seconds=node.seconds,
+                fused_into=node.fused_into,
             )
             for node in plan.nodes
         ],
@@ -256,6 +257,7 @@ def plan_from_wire(message: network_pb2.PlanNetworkResponse) -> NetworkPlan:
             tuple(node.stride) or None,
             node.window,
             node.seconds if node.HasField("seconds") else None,
+            node.fused_into,
         )
         for node in message.nodes
     )

@@ -41,6 +41,8 @@ $ groupconv networks show alexnet
 
 $ groupconv networks show alexnet --picture alexnet.svg
 
+$ groupconv networks show alexnet --times
+
 $ groupconv networks show ocr/det --input x=1,3,640,640
 """
 PLAN = """Examples:
@@ -124,6 +126,9 @@ def show(
     picture: Annotated[
         Path | None, typer.Option(help="Draw the network into this file: .png, .svg or .pdf.", dir_okay=False)
     ] = None,
+    times: Annotated[
+        bool, typer.Option("--times", help="Call it with drawn inputs, to take the time of each node.")
+    ] = False,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 60.0,
 ) -> None:
@@ -145,6 +150,8 @@ def show(
                 raise InvalidArgumentError("--input", f"{free[0]}=N,C,H,W, as its shape is free", "no --input")
             typer.echo(f"for its nodes: groupconv networks show {name} --input {free[0]}=N,C,H,W")
             return
+        if times:
+            network.run(inputs=drawn_inputs(network.inputs, shapes_of(inputs or [])), times=True)
         found = _plan(network, inputs)
     typer.echo(str(found))
     if picture is not None:

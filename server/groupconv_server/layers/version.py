@@ -17,6 +17,7 @@ from groupconv_server.coordinator.steps import input_types
 from groupconv_worker.graph.binding import Binding, Skeleton
 from groupconv_worker.graph.importing import Optimized
 from groupconv_worker.graph.model import ALGORITHM, Model
+from groupconv_worker.graph.profiling import NodeTimes
 
 PLANS = 64
 """Sets of input shapes of which a network's version remembers what it knows."""
@@ -103,22 +104,29 @@ class ShapesOfCalls:
         binding: the model with these shapes.
         algorithm: who answered the last call.
         theirs: outputs of nodes that onnxruntime computed nevertheless.
-        seconds: of the nodes when they were timed last, by their first outputs; None before.
+        times: of the nodes when they were timed last; None before.
     """
 
     binding: Binding
     algorithm: str = ALGORITHM
     theirs: Sequence[str] = ()
-    seconds: Mapping[str, float] | None = None
+    times: NodeTimes | None = None
 
     def plan(self) -> NetworkPlan:
+<<<<<<< HEAD
         """The plan of a call, with what computes each node."""
         plan, theirs, seconds = self.binding.plan, set(self.theirs), self.seconds or {}
+=======
+        """What a call computes, and who does."""
+        plan, theirs, times = self.binding.plan, set(self.theirs), self.times or NodeTimes({}, {})
+        names = {node.outputs[0]: node.name for node in plan.nodes if node.outputs}
+>>>>>>> 13d8005 (networks: take the time of each node that onnxruntime runs)
         nodes = tuple(
             replace(
                 node,
                 algorithm=self.algorithm if theirs.isdisjoint(node.outputs) else ALGORITHM,
-                seconds=seconds.get(node.outputs[0]) if node.outputs else None,
+                seconds=times.seconds.get(node.outputs[0]) if node.outputs else None,
+                fused_into=names.get(times.fused.get(node.outputs[0], ""), "") if node.outputs else "",
             )
             for node in plan.nodes
         )
@@ -173,11 +181,11 @@ class NetworkVersion(Version):
         with self._lock:  # a look-up reorders the cache
             return self._known.get(_key(shapes))
 
-    def timed(self, shapes: Mapping[str, Sequence[int]], seconds: Mapping[str, float]) -> None:
-        """Plans of these shapes say from now on how long nodes took, by their first outputs."""
+    def timed(self, shapes: Mapping[str, Sequence[int]], times: NodeTimes) -> None:
+        """Plans of these shapes say from now on how long nodes took."""
         found = self._look_up(shapes)
         if found is not None:
-            found.seconds = seconds
+            found.times = times
 
     def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str, theirs: Sequence[str] = ()) -> None:
         """Plans of these shapes say from now on who answered the last call of them.

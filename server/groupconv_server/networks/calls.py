@@ -23,7 +23,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.choice import Cuts
 from groupconv_worker.job import Job
-from groupconv_worker.networks.runner import NetworkCall
+from groupconv_worker.networks.runner import WHOLE, NetworkCall
 
 Allocate = Callable[[str, np.dtype, tuple[int, ...]], Array]
 """Makes the array of an output, by its name, dtype and shape."""
@@ -64,6 +64,7 @@ class NetworkCalls:
         window: bool = False,
         cut: str = "",
         given: Cuts | None = None,
+        times: bool = False,
     ) -> Outputs:
         """Run a network on its inputs.
 
@@ -76,6 +77,7 @@ class NetworkCalls:
             window: whether this is a window of a stream. All of them run as sessions, so that they round alike.
             cut: along what the network is to be cut over the workers; empty leaves it to the executor.
             given: cuts of some tensors that a planned cut keeps.
+            times: whether to take the time of each node, for plans. The network is not cut then.
 
         Raises:
             InvalidArgumentError: naming the input, output or cut, what was expected and what came.
@@ -94,17 +96,28 @@ class NetworkCalls:
         reserve(bound.peak_bytes + IN_MESSAGE * known)
         into = {} if allocate is None else _allocated([info for info in bound.outputs if info.name in wanted], allocate)
         spare = -1 if window else self._registry.spare
+        cut = cut or (WHOLE if times else "")
         planner = functools.partial(self._planned, network, shapes)
         call = NetworkCall(
-            network.name, network.version, inputs, wanted, into, bound.peak_bytes, spare, cut, given or {}, planner
+            network.name,
+            network.version,
+            inputs,
+            wanted,
+            into,
+            bound.peak_bytes,
+            spare,
+            cut,
+            given or {},
+            planner,
+            times,
         )
         worker, ran = self._executor.run_network(call, model, job)
         answer = sum(array.nbytes for array in ran.outputs.values())
         self._limits.check_message(answer)
         self._registry.grow(network, worker, ran.program_bytes)
         network.answered_by(shapes, ran.algorithm, ran.theirs)
-        if ran.node_seconds:
-            network.timed(shapes, ran.node_seconds)
+        if ran.node_times:
+            network.timed(shapes, ran.node_times)
         parts = ran.parts or (PartReport(ran.algorithm, model.nodes, ran.seconds, ran.reason),)
         moved = ran.coordinator_bytes
         if moved is None:

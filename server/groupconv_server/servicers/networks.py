@@ -153,6 +153,7 @@ class NetworkServicer:
                 window=request.version != 0,
                 cut=request.cut,
                 given=cuts_of(request.cuts),
+                times=request.times,
             )
         if made and made[0][1] is next(iter(done.arrays.values())):
             return made[0][0]

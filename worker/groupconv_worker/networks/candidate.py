@@ -10,6 +10,7 @@ from groupconv.networks.state import NetworkState, Phase
 from groupconv_worker.autotune import enabled
 from groupconv_worker.cpu.compiler_tasks import NetworkTask
 from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.profiling import NodeTimes
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.network.fragments import FragmentedNetwork
@@ -33,7 +34,8 @@ class Candidate:
         spare: bytes that the program may take.
         program: answers the calls; None while the session does.
         theirs: outputs of the model's nodes that onnxruntime computes for the program.
-        node_seconds: of the model's nodes by their first outputs, until a report has them.
+        times: of the model's nodes, when the program took over.
+        node_times: the same, until a report has them.
         graph: of the program.
         again: when to measure again, on the clock of time.monotonic(); infinite unless the last measurement was
             disturbed.
@@ -53,7 +55,8 @@ class Candidate:
     spare: int = 0
     program: "OurNetwork | None" = None
     theirs: tuple[str, ...] = ()
-    node_seconds: dict[str, float] | None = None
+    times: NodeTimes | None = None
+    node_times: NodeTimes | None = None
     graph: Graph | None = None
     again: float = math.inf
     disturbed: int = 0

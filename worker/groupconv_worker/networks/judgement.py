@@ -11,6 +11,7 @@ from groupconv_worker.cpu.network.simplified import TWIN
 from groupconv_worker.graph.fragments import origins
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.model import Model
+from groupconv_worker.graph.profiling import NodeTimes
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.network.fragments import FragmentedNetwork
@@ -38,8 +39,8 @@ def rounds(over: Callable[[], bool]) -> Iterator[None]:
         yield
 
 
-def of_model(seconds: Mapping[str, float], model: Model, graph: Graph) -> dict[str, float]:
-    """The seconds of a graph's nodes, each as those of the model's node whose work it is, by their first outputs."""
+def times_of_model(times: NodeTimes, model: Model, graph: Graph) -> NodeTimes:
+    """The times of a graph's nodes as those of its model's."""
     nodes = {node.outputs[0]: node.op for node in graph.nodes}
     heirs: dict[str, str] = {}
     came = origins(model.proto.graph.node, graph)
@@ -48,10 +49,16 @@ def of_model(seconds: Mapping[str, float], model: Model, graph: Graph) -> dict[s
         if origin and (origin not in heirs or node.op_type == nodes[origin]):
             heirs[origin] = node.output[0]
     found: dict[str, float] = {}
-    for name, spent in seconds.items():
+    for name, spent in times.seconds.items():
         heir = heirs.get(name.removesuffix(TWIN), name)
         found[heir] = found.get(heir, 0.0) + spent
-    return found
+    fused = {}
+    for node in model.proto.graph.node:
+        origin = came.get(node.output[0], "") if node.output else ""
+        origin = times.fused.get(origin, origin)
+        if origin in heirs and heirs[origin] in found and node.output[0] not in found:
+            fused[node.output[0]] = heirs[origin]
+    return NodeTimes(found, fused)
 
 
 def computed_by_onnxruntime(program: "FragmentedNetwork", model: Model, graph: Graph) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv.networks.state import NetworkState, Phase
 from groupconv_worker.contract import Array
 from groupconv_worker.graph.graph import Tensor, output_arrays
+from groupconv_worker.graph.profiling import NodeTimes
 from groupconv_worker.networks.runner import NetworkCall, NetworkRun, States
 
 
@@ -130,6 +131,7 @@ def answer_from(text: bytes) -> tuple[NetworkRun, tuple[Tensor, ...]]:
     about["parts"] = tuple(PartReport(**part) for part in about["parts"])
     about["exchanges"] = tuple(ExchangeReport(**exchange) for exchange in about["exchanges"])
     about["theirs"] = tuple(about["theirs"])
+    about["node_times"] = None if about["node_times"] is None else NodeTimes(*about["node_times"])
     return NetworkRun(**about), _from_json(outputs)
 
 

@@ -15,6 +15,7 @@ from groupconv.networks.state import NetworkState, Phase
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.model import ALGORITHM, Model
 from groupconv_worker.graph.partition.choice import Cuts
+from groupconv_worker.graph.profiling import NodeTimes
 from groupconv_worker.job import Job
 from groupconv_worker.networks.session import NetworkSession
 
@@ -77,7 +78,7 @@ class NetworkRun(NamedTuple):
         cut: the axis along which the network was cut over the workers.
         exchanges: what the workers sent each other.
         coordinator_bytes: of inputs and outputs that were sent to the workers and back; None means once each.
-        node_seconds: of the model's nodes by their first outputs, in the first answer after they were measured.
+        node_times: of the model's nodes, in the first answer after they were measured, or if the call asks for them.
     """
 
     outputs: dict[str, Array]
@@ -91,7 +92,7 @@ class NetworkRun(NamedTuple):
     cut: str = WHOLE
     exchanges: tuple[ExchangeReport, ...] = ()
     coordinator_bytes: int | None = None
-    node_seconds: Mapping[str, float] | None = None
+    node_times: NodeTimes | None = None
 
 
 OURS = "groupconv"
@@ -205,9 +206,11 @@ class NetworkRunner:
         held = 0 if takeover is None else takeover.bytes_of(*version)
         settled = candidate is not None and candidate.settled
         if program is None or candidate is None:
-            return NetworkRun(outputs, seconds, ALGORITHM, reason, held, settled=settled)
-        times, candidate.node_seconds = candidate.node_seconds, None
-        return NetworkRun(outputs, seconds, OURS, reason, held, parts, candidate.theirs, settled, node_seconds=times)
+            times = self.prepare(*version, model).node_times(call.inputs, call.outputs, job) if call.times else None
+            return NetworkRun(outputs, seconds, ALGORITHM, reason, held, settled=settled, node_times=times)
+        times = candidate.times if call.times else candidate.node_times
+        candidate.node_times = None
+        return NetworkRun(outputs, seconds, OURS, reason, held, parts, candidate.theirs, settled, node_times=times)
 
     def _release(self, version: tuple[str, int]) -> None:
         """Drop the session of a version whose program answers, if its inputs have one shape alone.

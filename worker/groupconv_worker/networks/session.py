@@ -5,18 +5,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
+from groupconv.text import human_bytes
 from groupconv_worker.graph.checks import node_path
 from groupconv_worker.graph.model import ELEMENTS, Model
+from groupconv_worker.graph.profiling import NodeTimes, Profiler
 from groupconv_worker.graph.safeguards import refusal, safeguarded
 from groupconv_worker.graph.sessions import first_line, make_session
 from groupconv_worker.job import Job
 
 Array = NDArray[Any]
+PROFILED = 2**30
+"""Bytes of a model up to which its nodes are timed: that takes a second session, and its optimized model on disk."""
 SHRINK = 256 * 2**20
 """Bytes of a call from which on its memory is given back to the system."""
 RUNNING = re.compile(r"running (\w+) node\. Name:'(.*?)' Status Message: (?:/onnxruntime_src/.* was false\. )?(.*)")
@@ -49,7 +54,7 @@ class NetworkSession:
     """
 
     def __init__(self, model: Model, threads: int) -> None:
-        self.model = model
+        self.model, self._threads = model, threads
         try:
             self._session = make_session(safeguarded(model), threads)
         except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
@@ -110,6 +115,37 @@ class NetworkSession:
             raise _refusal(self.model, error) from None
         found = dict(zip(outputs, binding.get_outputs(), strict=True))
         return {name: into[name] if into and name in into else value.numpy() for name, value in found.items()}
+
+    def node_times(self, inputs: Mapping[str, Array], outputs: Sequence[str], job: Job) -> NodeTimes:
+        """Run it twice in a session of its own, and say how long each node took in the second run.
+
+        Args:
+            inputs: as of `run`.
+            outputs: as of `run`.
+            job: as of `run`.
+
+        Raises:
+            ResourceExhaustedError: the model is large, or there is no room for files.
+            DeadlineExceededError, CancelledError: as of `run`.
+        """
+        if len(self.model.data) > PROFILED:
+            raise ResourceExhaustedError(f"nodes are timed in models up to {human_bytes(PROFILED)}")
+        options = onnxruntime.RunOptions()
+        try:
+            with (
+                Profiler(onnx.load_from_string(self.model.data), self._threads) as profiler,
+                job.on_stop(lambda: setattr(options, "terminate", True)),
+            ):
+                for _ in range(2):
+                    job.check()
+                    profiler.session.run(list(outputs), dict(inputs), options)
+                return profiler.times()
+        except OSError as error:
+            raise ResourceExhaustedError(f"the times of nodes need room for files: {error}") from None
+        except Exception as error:  # noqa: BLE001 - a class for each status, none of which is public
+            job.poll()
+            job.check()
+            raise _refusal(self.model, error) from None
 
 
 def named_node(model: Model, said: str) -> tuple[str, str]:

@@ -27,10 +27,11 @@ from groupconv_worker.cpu.compiler import COMPILER, Compiler
 from groupconv_worker.cpu.compiler_tasks import NetworkTask, TaskResult
 from groupconv_worker.cpu.kernels.forms import NotCompiledError, deferred
 from groupconv_worker.graph.graph import Graph
+from groupconv_worker.graph.profiling import NodeTimes
 from groupconv_worker.job import Job
 from groupconv_worker.networks.background import Background
 from groupconv_worker.networks.candidate import Candidate, Shapes
-from groupconv_worker.networks.judgement import computed_by_onnxruntime, differing, of_model, rounds
+from groupconv_worker.networks.judgement import computed_by_onnxruntime, differing, rounds, times_of_model
 from groupconv_worker.networks.programs import NoProgramError, Programs
 from groupconv_worker.networks.session import NetworkSession
 from groupconv_worker.stopwatch import Contention
@@ -220,9 +221,6 @@ class Takeover:
         if ratio < 1:
             if isinstance(program, FragmentedNetwork):
                 candidate.theirs = computed_by_onnxruntime(program, session.model, graph)
-            with contextlib.suppress(NotCompiledError), deferred():
-                taken, _ = self._timed(lambda _: program.node_seconds(inputs))
-                candidate.node_seconds = of_model(taken, session.model, graph)
             candidate.graph = replace(graph, constants={})  # the program has its own weights
             candidate.reason, candidate.program = _taken(ratio, program), program
         else:
@@ -230,6 +228,11 @@ class Takeover:
         if candidate.again != math.inf:
             candidate.reason += ", while other programs had the processor"
         log.info("network %s %s: %s", candidate.name, dict(candidate.shapes), candidate.reason)
+        if candidate.program is not None:
+            with contextlib.suppress(NotCompiledError, OSError), deferred():
+                times, _ = self._timed(lambda _: _node_times(program, inputs, graph))
+                candidate.times = times_of_model(times, session.model, graph)
+                candidate.node_times = candidate.times
 
     def _measure(
         self,
@@ -270,6 +273,15 @@ class Takeover:
         finally:
             granted.reset(token)
             self._budget.release(threads)
+
+
+def _node_times(program: "OurNetwork", inputs: Mapping[str, Array], graph: Graph) -> NodeTimes:
+    """Run a program for the time of each node of its graph."""
+    from groupconv_worker.cpu.network.fragments import FragmentedNetwork
+
+    if isinstance(program, FragmentedNetwork):
+        return program.node_seconds(inputs, graph)
+    return NodeTimes(program.node_seconds(inputs), {})
 
 
 def _taken(ratio: float, program: "OurNetwork") -> str:

@@ -4,6 +4,7 @@ All tensors that go from part to part lie in one arena, in C order, where both s
 copied for the turn from the one to the other, apart from maps, which a program brings into C order.
 """
 
+import contextlib
 import itertools
 import sys
 import time
@@ -35,6 +36,7 @@ from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.exporting import boundary, export
 from groupconv_worker.graph.fragments import ISLAND, MOST, Part, split
 from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError, output_arrays
+from groupconv_worker.graph.profiling import NodeTimes, Profiler
 from groupconv_worker.graph.sessions import first_line, make_session
 from groupconv_worker.graph.work import seconds
 from groupconv_worker.job import current
@@ -96,7 +98,7 @@ class FragmentedNetwork:
         if assembly.missing:
             raise KernelsMissingError(tuple(assembly.missing))
         stages, self.arena_bytes = assembly.placed()
-        self._arenas = BufferPool(sys.maxsize)
+        self._arenas, self._threads = BufferPool(sys.maxsize), team.threads
         self._model_bytes = 0
         self._steps: list[Program | _Session] = []
         buffers = BufferPool(sys.maxsize)
@@ -131,22 +133,39 @@ class FragmentedNetwork:
         """Run it once; also the seconds of each part."""
         return self._run(self._steps, inputs, into)
 
-    def node_seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
-        """Run it once, and say how long each node took, by its first output; a session's is its first node's."""
+    def node_seconds(self, inputs: Mapping[str, Array], graph: Graph) -> NodeTimes:
+        """Run it twice, and say how long each node took in the second run, those of sessions by the runtime's profiler.
+
+        Args:
+            inputs: by name.
+            graph: of which it was made.
+        """
+        graph = simplified(graph)
         stamped = [Stamped(*own) for own in self._own]
         waiting = iter(stamped)
-        steps = [
-            Program(step.team, step.buffers, next(waiting).stages) if isinstance(step, Program) else step
-            for step in self._steps
-        ]
-        _, took = self._run(steps, inputs, None)
-        found: dict[str, float] = {}
-        for part, spent in zip(self.parts, took, strict=True):
-            if not part.ours:
-                found[part.nodes[0].outputs[0]] = spent
+        times = NodeTimes({}, {})
+        with contextlib.ExitStack() as stack:
+            profilers = [
+                stack.enter_context(Profiler(export(graph, part.nodes, *boundary(graph, part.nodes)), self._threads))
+                for part in self.parts
+                if not part.ours
+            ]
+            sessions = iter(profilers)
+            steps = [
+                Program(step.team, step.buffers, next(waiting).stages)
+                if isinstance(step, Program)
+                else step._replace(session=next(sessions).session)
+                for step in self._steps
+            ]
+            for _ in range(2):
+                self._run(steps, inputs, None)
+            for profiler in profilers:
+                found = profiler.times()
+                times.seconds.update(found.seconds)
+                times.fused.update(found.fused)
         for one in stamped:
-            found |= one.seconds()
-        return found
+            times.seconds.update(one.seconds())
+        return times
 
     def _run(
         self, steps: Sequence[Program | _Session], inputs: Mapping[str, Array], into: Mapping[str, Array] | None

@@ -1,0 +1,159 @@
+"""How long each node of a model takes in onnxruntime: by its own profiler, in a session that is made for that.
+
+The runtime fuses nodes and names them anew. A fused node is the work of the model's node by whose output or name it is
+called; the other nodes of it are fused into that one. Those that depend on constants alone are computed when the
+session is made.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import onnx
+
+from groupconv_worker.graph.sessions import make_session
+
+RENAMED = re.compile(r"_nchwc(_token_\d+)?$")
+"""What it adds to the name of an output, to call the node with blocked channels that makes it."""
+SUFFIX = "_kernel_time"
+"""Of the events that are the runs of nodes."""
+
+
+class NodeTimes(NamedTuple):
+    """The times of a graph's nodes, by their first outputs.
+
+    Attributes:
+        seconds: of nodes.
+        fused: for nodes that were fused into another one, the first output of that one.
+    """
+
+    seconds: dict[str, float]
+    fused: dict[str, str]
+
+
+class Profiler:
+    """A session that takes the time of each node. A context manager, which removes its files.
+
+    Args:
+        model: in ONNX; its nodes are named anew.
+        threads: that a run may use.
+
+    Attributes:
+        session: to be run; the last run counts.
+
+    Raises:
+        OSError: there is no room for its files: the optimized model, and what the profiler writes.
+    """
+
+    def __init__(self, model: onnx.ModelProto, threads: int) -> None:
+        for number, node in enumerate(model.graph.node):
+            node.name = f"node{number}"
+        self._nodes = model.graph.node
+        self._folder = tempfile.TemporaryDirectory(prefix="groupconv-profile-")
+        self._path = Path(self._folder.name)
+        try:
+            self.session: Any = make_session(model.SerializeToString(), threads, self._path)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            self.session.end_profiling()
+        self._folder.cleanup()
+
+    def times(self) -> NodeTimes:
+        """The times of the last run."""
+        events = json.loads(Path(self.session.end_profiling()).read_text())
+        spent = {
+            event["name"].removesuffix(SUFFIX): event["dur"] / 1e6
+            for event in events
+            if event.get("cat") == "Node" and event["name"].endswith(SUFFIX)
+        }
+        optimized = onnx.load(self._path / "optimized.onnx", load_external_data=False).graph.node
+        return of_nodes(self._nodes, optimized, spent)
+
+
+def of_nodes(nodes: Any, optimized: Any, spent: Mapping[str, float]) -> NodeTimes:
+    """The times of a model's nodes from those of the optimized model's.
+
+    Args:
+        nodes: of the model, with names of their own, in an order in which they can run.
+        optimized: the runtime's, each named after what it is made of.
+        spent: seconds, by the names of the optimized ones.
+    """
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    names = {node.name: i for i, node in enumerate(nodes)}
+    owners: list[int | None] = []
+    for node in optimized:
+        known = [makers[name] for name in node.output if name in makers]
+        named = makers.get(RENAMED.sub("", node.name), names.get(node.name))
+        owners.append(known[0] if known else named)
+    _give_to_readers(optimized, owners)
+    _take_from_inputs(optimized, owners)
+    found: dict[int, float] = {}
+    ops: dict[int, str] = {}
+    for node, owner in zip(optimized, owners, strict=True):
+        if owner is None or node.name not in spent:
+            continue
+        found[owner] = found.get(owner, 0.0) + spent[node.name]
+        if not node.op_type.startswith("Reorder"):
+            ops[owner] = node.op_type.removeprefix("Fused")
+    into: dict[int, int] = {}
+    for owner in sorted(found):
+        group = _unclaimed(nodes, makers, found, into, owner)
+        head = next((i for i in group if nodes[i].op_type == ops.get(owner)), owner)
+        found[head] = found.pop(owner)
+        into |= {i: head for i in (*group, owner) if i != head}
+    for i, node in enumerate(nodes):
+        if i not in found and i not in into:
+            before = [into.get(makers[name], makers[name]) for name in node.input if name in makers]
+            claimed = [maker for maker in before if maker in found]
+            if claimed:
+                into[i] = max(claimed)
+    first = [next(filter(None, node.output), "") for node in nodes]
+    return NodeTimes({first[i]: s for i, s in found.items()}, {first[i]: first[head] for i, head in into.items()})
+
+
+def _unclaimed(
+    nodes: Any, makers: Mapping[str, int], found: Mapping[int, float], into: Mapping[int, int], owner: int
+) -> list[int]:
+    """The nodes before one that only lead to it, and have no time of their own."""
+    group: list[int] = []
+    waiting = [owner]
+    while waiting:
+        for name in nodes[waiting.pop()].input:
+            maker = makers.get(name)
+            if maker is not None and maker not in found and maker not in into and maker not in group:
+                group.append(maker)
+                waiting.append(maker)
+    return sorted(group)
+
+
+def _give_to_readers(optimized: Any, owners: list[int | None]) -> None:
+    """Nodes that the runtime has added, as those that reorder, are the work of those that read what they make."""
+    readers: dict[str, int] = {}
+    for i in reversed(range(len(optimized))):
+        if owners[i] is None:
+            owners[i] = next((readers[name] for name in optimized[i].output if name in readers), None)
+        owner = owners[i]
+        if owner is not None:
+            readers |= dict.fromkeys(optimized[i].input, owner)
+
+
+def _take_from_inputs(optimized: Any, owners: list[int | None]) -> None:
+    """Those without a reader are the work of what they read."""
+    made: dict[str, int] = {}
+    for i, node in enumerate(optimized):
+        if owners[i] is None:
+            owners[i] = next((made[name] for name in node.input if name in made), None)
+        owner = owners[i]
+        if owner is not None:
+            made |= dict.fromkeys(node.output, owner)
