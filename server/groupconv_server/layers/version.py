@@ -113,14 +113,9 @@ class ShapesOfCalls:
     times: NodeTimes | None = None
 
     def plan(self) -> NetworkPlan:
-<<<<<<< HEAD
         """The plan of a call, with what computes each node."""
-        plan, theirs, seconds = self.binding.plan, set(self.theirs), self.seconds or {}
-=======
-        """What a call computes, and who does."""
         plan, theirs, times = self.binding.plan, set(self.theirs), self.times or NodeTimes({}, {})
         names = {node.outputs[0]: node.name for node in plan.nodes if node.outputs}
->>>>>>> 13d8005 (networks: take the time of each node that onnxruntime runs)
         nodes = tuple(
             replace(
                 node,
