@@ -11,7 +11,7 @@ from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
-from groupconv.gpu.arrays import described
+from groupconv.gpu.arrays import as_device_array
 from groupconv.layer import AsyncLayer, LayerInfo
 from groupconv.layouts import Layout
 from groupconv.memory.shared import Mode, shared_memory_of
@@ -61,7 +61,7 @@ class Client(AsyncSession, Planning[Awaitable[Plan]], Convolutions[Awaitable[Arr
         layout: Layout | None = None,
     ) -> Result:
         """Run steps in one request, and report how the server computed them; see `groupconv.Client.run`."""
-        x, out, steps = described(x), described(out), checked_steps(steps)
+        x, out, steps = as_device_array(x), as_device_array(out), checked_steps(steps)
         call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut, layout=layout)
         exchange = calls.run(self._shared, x, steps, call)
         return await self._run_exchange(exchange, timeout, small=small(out, x, *_weights(steps)))
@@ -175,7 +175,7 @@ class Client(AsyncSession, Planning[Awaitable[Plan]], Convolutions[Awaitable[Arr
         return await self._run_exchange(calls.empty(self._shared, shape, dtype))
 
     async def _answer(self, x: Any, steps: Sequence[Step], call: CallOptions) -> Array:
-        timeout, x, call["out"] = call.get("timeout"), described(x), described(call.get("out"))
+        timeout, x, call["out"] = call.get("timeout"), as_device_array(x), as_device_array(call.get("out"))
         exchange = calls.output(self._shared, x, steps, call)
         output = await self._run_exchange(exchange, timeout, small=small(call.get("out"), x, *_weights(steps)))
         return await self._stream(output, self._seconds(timeout)) if isinstance(output, Transfer) else output

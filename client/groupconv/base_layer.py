@@ -14,7 +14,7 @@ from groupconv.convolution.steps import Result, geometries
 from groupconv.convolution.totals import Window
 from groupconv.errors import InvalidArgumentError
 from groupconv.gpu.arrays import Tensor, on_host
-from groupconv.layouts import Layout, channels_first, channels_last, checked_out, is_last
+from groupconv.layouts import Layout, channels_first, channels_last, checked_out, is_channels_last
 from groupconv.memory.shared import Shared
 from groupconv.transport.exchange import Exchange, Request
 from groupconv.wire.layers import LayerInfo
@@ -102,7 +102,7 @@ class BaseLayer:
         Raises:
             InvalidArgumentError: `x` does not fit the layer, or `out` cannot be filled.
         """
-        if layout is not None and is_last(layout):
+        if layout is not None and is_channels_last(layout):
             rank = len(self.info.kernel_shapes[0]) - 2
             first, there = channels_first(x, rank), checked_out(out, rank)
             result = yield from self._exchange(first, there, allow_reordering=allow_reordering, report=report, cut=cut)

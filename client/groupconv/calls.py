@@ -16,7 +16,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.gpu.arrays import Tensor, on_host
-from groupconv.layouts import channels_first, channels_last, checked_out, is_last
+from groupconv.layouts import channels_first, channels_last, checked_out, is_channels_last
 from groupconv.memory.shared import Shared
 from groupconv.options import CallOptions, spec_or_default
 from groupconv.streaming.overlap import overlaps
@@ -33,7 +33,7 @@ LOAD = "/groupconv.v1.LayerService/LoadLayer"
 
 def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Result]:
     """Run steps; the result has a report."""
-    if is_last(call.get("layout")):
+    if is_channels_last(call.get("layout")):
         return (yield from _run_last(shared, x, steps, call, report=True))
     tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)
     return (yield from _run(shared, tensor, ready, unbatched, call, report=True))
@@ -41,7 +41,7 @@ def run(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions)
 
 def output(shared: Shared | None, x: Any, steps: Sequence[Step], call: CallOptions) -> Exchange[Array | Transfer]:
     """Run steps and return the output; or, for large arrays, return the stream that will run them faster."""
-    if is_last(call.get("layout")):
+    if is_channels_last(call.get("layout")):
         return (yield from _run_last(shared, x, steps, call, report=False)).output
     out_on_device = checked_output(call.get("out"))
     tensor, ready, unbatched = prepare(on_host(x) if shared is None else shared.source(x), steps)

@@ -11,7 +11,7 @@ from groupconv.arguments import as_array
 from groupconv.convolution.spec import Activation, ActivationKind, ConvSpec
 from groupconv.convolution.steps import Step
 from groupconv.errors import InvalidArgumentError
-from groupconv.layouts import Layout, is_last
+from groupconv.layouts import Layout, is_channels_last
 from groupconv.options import CallOptions, Conv, ConvTranspose, spec_or_default, split
 from groupconv.separable import depthwise_separable_steps, pointwise, spatially_separable_steps
 
@@ -168,4 +168,4 @@ class Convolutions(ABC, Generic[Answer]):
 def _channels(x: Any, options: Mapping[str, Any]) -> int:
     """C of (N, C, H, W) or (C, H, W), with channels last of (N, H, W, C); 1 for other shapes, which are refused."""
     shape = x.shape if hasattr(x, "shape") else as_array(x, "input").shape
-    return int(shape[-1 if is_last(options.get("layout")) else -3]) if len(shape) >= 3 else 1
+    return int(shape[-1 if is_channels_last(options.get("layout")) else -3]) if len(shape) >= 3 else 1

@@ -7,7 +7,7 @@ from typing import Any, Self
 from groupconv.async_session import small
 from groupconv.base_layer import BaseLayer
 from groupconv.convolution.steps import Array, Result
-from groupconv.gpu.arrays import described
+from groupconv.gpu.arrays import as_device_array
 from groupconv.layouts import Layout
 from groupconv.memory.shared import Shared
 from groupconv.transport.exchange import Exchange
@@ -171,7 +171,7 @@ class AsyncLayer(BaseLayer):
         cut: str | None,
         layout: Layout | None,
     ) -> Result:
-        x, out = described(x), described(out)  # in this thread, whose stream an array on a GPU names
+        x, out = as_device_array(x), as_device_array(out)  # in this thread, whose stream an array on a GPU names
         exchange = self._exchange(x, out, allow_reordering=allow_reordering, report=report, cut=cut, layout=layout)
         return await self._run(exchange, timeout, small=small(out, x))
 

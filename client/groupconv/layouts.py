@@ -14,7 +14,7 @@ Layout = Literal["NCHW", "NHWC"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
-def is_last(layout: Layout | None) -> bool:
+def is_channels_last(layout: Layout | None) -> bool:
     """Whether channels are the last axis.
 
     Raises:

@@ -98,7 +98,7 @@ Tensor = NDArray[Any] | DeviceArray
 
 
 def device_array(x: Any) -> DeviceArray | None:
-    """An array on a device, described; None if it is on the host, has gaps, or has a dtype that is not supported.
+    """The description of an array on a device; None if it is on the host, has gaps, or an unsupported dtype.
 
     Channels that are last in memory and not in the shape (torch's channels_last) are no gaps.
 
@@ -128,7 +128,7 @@ def device_array(x: Any) -> DeviceArray | None:
     return DeviceArray(x, interface["data"][0], dtype, shape, stream, innermost)
 
 
-def described(x: Any) -> Any:
+def as_device_array(x: Any) -> Any:
     """`device_array(x)`, or `x` itself if it is not on a device."""
     return device_array(x) or x
 
