@@ -33,8 +33,8 @@ def test_the_public_names_are_these():
     assert sorted(groupconv.__all__) == groupconv.__all__
     assert set(groupconv.__all__) == {
         "Activation", "AsyncLayer", "AsyncNetwork", "Client", "ConvSpec", "Geometry", "GroupconvError", "Layer",
-        "LayerInfo", "Network", "NetworkInfo", "NetworkPlan", "NetworkResult", "NetworkState", "Plan", "RawArray", "Report",
-        "Result", "Step", "TensorInfo", "aio", "connect", "create_npy", "open_npy", "receptive_field", "resolve",
+        "LayerInfo", "Network", "NetworkInfo", "NetworkPlan", "NetworkResult", "NetworkState", "Plan", "RawArray",
+        "Report", "Result", "Step", "TensorInfo", "aio", "connect", "create_npy", "open_npy", "receptive_field", "resolve",
     }  # fmt: skip
 
 
