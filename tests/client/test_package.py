@@ -34,7 +34,8 @@ def test_the_public_names_are_these():
     assert set(groupconv.__all__) == {
         "Activation", "AsyncLayer", "AsyncNetwork", "Client", "ConvSpec", "Geometry", "GroupconvError", "Layer",
         "LayerInfo", "Network", "NetworkInfo", "NetworkPlan", "NetworkResult", "NetworkState", "Plan", "RawArray",
-        "Report", "Result", "Step", "TensorInfo", "aio", "connect", "create_npy", "open_npy", "receptive_field", "resolve",
+        "Report", "Result", "Step", "TensorInfo", "aio", "connect", "create_npy", "open_npy", "receptive_field",
+        "resolve",
     }  # fmt: skip
 
 
