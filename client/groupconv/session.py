@@ -93,10 +93,21 @@ class BaseSession(Generic[C]):
         return {"timeout": self._seconds(timeout), "metadata": self._metadata}
 
 
+LONGEST = 10**8
+"""Most seconds of a timeout."""
+
+
 def check_timeout(timeout: Any) -> None:
-    """Raise InvalidArgumentError if a timeout is neither a number of seconds nor None."""
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, numbers.Real)):
+    """Raise InvalidArgumentError if a timeout is neither a number of seconds nor None.
+
+    gRPC takes infinity, and what overflows its clock, for a deadline that has passed.
+    """
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
         raise InvalidArgumentError("timeout", "a number of seconds, or None", timeout)
+    if not timeout <= LONGEST:
+        raise InvalidArgumentError("timeout", f"at most {LONGEST} seconds, or None", timeout)
 
 
 def may_try_again(error: GroupconvError) -> bool:

@@ -32,6 +32,13 @@ CASES = {
     "conv {array} -k {complex} -o {out}": (USAGE, ["kernel.dtype: expected bool, integers or floats, got 'complex64'"]),
     "conv {array} -k {words} -o {out}": (USAGE, ["kernel.dtype"]),
     "conv {array} -k {records} -o {out}": (USAGE, ["kernel.dtype"]),
+    "conv {array} -k gaussian:1 -o {out} --truncate inf": (USAGE, ["--truncate"]),
+    "conv {array} -k gaussian:1 -o {out} --truncate 1e9": (USAGE, ["--truncate"]),
+    "conv {array} -k gaussian:1 -o {out} --timeout inf": (
+        USAGE,
+        ["timeout: expected at most 100000000 seconds, or None"],
+    ),
+    "status --timeout 1e300": (USAGE, ["timeout: expected at most 100000000 seconds, or None"]),
     "conv {text} -k sobel-x -o {out}": (USAGE, []),
     "conv {array} -k nonsense -o {out}": (USAGE, ["nonsense"]),
     "conv {array} -k gaussian:x -o {out}": (USAGE, []),

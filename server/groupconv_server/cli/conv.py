@@ -79,7 +79,7 @@ def command(
     dilation: Annotated[int, typer.Option(min=1, help="Distance between kernel taps.")] = 1,
     padding_mode: Annotated[str, typer.Option(help=f"{', '.join(PADDING_MODES)}.")] = "replicate",
     truncate: Annotated[
-        float, typer.Option(min=0.1, help="Standard deviations at which Gaussians are cut.")
+        float, typer.Option(min=0.1, max=100, help="Standard deviations at which Gaussians are cut.")
     ] = TRUNCATE,
     exact: Annotated[bool, typer.Option("--exact", help="Sum the products directly, without transforms.")] = False,
     precision: MathOption = None,
