@@ -24,6 +24,7 @@ from groupconv_server.files import filters
 from groupconv_server.files.arrays import Created, Opened
 from groupconv_server.files.axes import described
 from groupconv_server.files.blocks import band_axis
+from groupconv_server.files.metadata import moved
 from groupconv_server.files.named_filters import NAMES
 from groupconv_server.files.values import Fitted, as_request_dtype, conversion_notes, dtype_of_file
 
@@ -145,9 +146,8 @@ def command(
                 return out, created
 
             out, created = ended_by_signals(write, stop=client.close)
-    gridless = opened.metadata.georeference and not metadata.georeference
-    moved = ("a stride changes the grid, so the georeference is left out",) if gridless else ()
-    for line in (*conversion_notes(opened.array.dtype), *out.notes(), *moved, *created.notes, *created.left_out):
+    about = (*moved(opened.metadata, metadata), *created.notes, *created.left_out)
+    for line in (*conversion_notes(opened.array.dtype), *out.notes(), *about):
         typer.echo(f"groupconv: {line}", err=True)
     seconds = time.monotonic() - begin
     through = human_bytes(int(math.prod(x.shape) * opened.array.dtype.itemsize / seconds))

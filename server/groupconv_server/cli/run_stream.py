@@ -19,6 +19,7 @@ from groupconv_server.cli.signals import ended_by_signals
 from groupconv_server.files import hdf5, photo, tiff, zarr
 from groupconv_server.files.arrays import Opened
 from groupconv_server.files.axes import described
+from groupconv_server.files.metadata import moved
 from groupconv_server.files.values import saturation_notes
 from groupconv_server.networks.file_maps import FileMap, FileSink, output_shape, stored_dtype
 
@@ -114,7 +115,8 @@ class FileStream:
                 saturated += sink.saturated
             if bar is not None:
                 bar.close()
-        for line in (*saturation_notes(saturated, math.prod(shape), stored), *created.notes, *created.left_out):
+        about = (*moved(opened.metadata, metadata), *created.notes, *created.left_out)
+        for line in (*saturation_notes(saturated, math.prod(shape), stored), *about):
             typer.echo(f"groupconv: {line}", err=True)
         typer.echo(f"{info.name}: {described(created.axes)} of {stored}")
 

@@ -183,7 +183,7 @@ def _weight(array: Array, channels: int, rank: int) -> tuple[Array, int]:
         return array[:, None], channels
     if array.ndim != rank:
         one = ", ".join("K" * rank)
-        kinds = f"({one}), (C, {one}) or (M, C/g, {one}), where C is {channels}" + ", or (K, K)" * (rank == 3)
+        kinds = f"({one}), (C, {one}) or (M, C/g, {one}) for {channels} channels" + ", or (K, K)" * (rank == 3)
         raise InvalidArgumentError("kernel", f"shape {kinds}", array.shape)
     return np.broadcast_to(array, (channels, 1, *array.shape)), channels
 

@@ -116,6 +116,17 @@ def missing(format_name: str, words: tuple[str, ...]) -> tuple[str, ...]:
     return (f"{format_name} holds no {', '.join(words)}: left out",) if words else ()
 
 
+def moved(before: Metadata, after: Metadata) -> tuple[str, ...]:
+    """A line for the user if `filtered` dropped the georeference, or no line.
+
+    Example:
+        >>> moved(Metadata(georeference=((33550, 12, 3, (10.0, 10.0, 0.0)),)), Metadata())
+        ('the output has another grid than the input, so the georeference is left out',)
+    """
+    lost = before.georeference and not after.georeference
+    return ("the output has another grid than the input, so the georeference is left out",) if lost else ()
+
+
 NAMES = {
     "dpi": "resolution",
     "pixel_sizes": "pixel sizes",
