@@ -27,6 +27,11 @@ export function KernelChoice(props: Props) {
   }
 }
 
+/** The number of channels that a filter sums. */
+function summed({ variant, channels, groups }: State): number {
+  return variant.startsWith("depthwise") ? 1 : channels / groups;
+}
+
 function Square({ state, setState, label }: Props & { label: string }) {
   const size = kernelSize(state);
   const sizes = Array.from({ length: LARGEST_KERNEL }, (_, i) => String(i + 1));
@@ -53,6 +58,9 @@ function Square({ state, setState, label }: Props & { label: string }) {
         nameOf={(row, column) => `Kernel, row ${row}, column ${column}`}
         onChange={(cells) => setState({ ...state, cells, kernel: OWN })}
       />
+      {summed(state) > 1 && (
+        <p class="hint">Each weight is a cell divided by {summed(state)}, the channels that a filter sums.</p>
+      )}
       {state.filters > 1 && state.filters !== state.groups && (
         <p class="hint">Each further filter of a group is the kernel after a quarter turn.</p>
       )}
