@@ -36,7 +36,7 @@ class GpuWorker(Worker):
         with self._opening:
             if secret not in self._endpoints:
                 self._endpoints[secret] = self.listen(secret, "127.0.0.1")
-        return PartAddress(self._endpoints[secret].address, self._parts.ticket(key))
+        return PartAddress(self._endpoints[secret].address, self.parts.ticket(key))
 
     def run_in(self, key, number, left, flight, *arrays):
         """As of `run_part`, with seconds that are left."""

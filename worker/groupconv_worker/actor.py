@@ -4,24 +4,21 @@ import logging
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from groupconv_worker.contract import Array, DeviceLostError
 from groupconv_worker.graph.model import Model, read_model
-from groupconv_worker.graph.partition.choice import CutChoice
-from groupconv_worker.graph.partition.zones import LandingHandle
-from groupconv_worker.job import Job
 from groupconv_worker.lanes.endpoint import LaneEndpoint, refuse
 from groupconv_worker.lanes.sockets import Address
 from groupconv_worker.networks.messages import answer
 from groupconv_worker.networks.part import parts_of
-from groupconv_worker.networks.part_info import MemoryHandle, PartAddress, PartInfo, PartKey
+from groupconv_worker.networks.part_calls import PartCalls
+from groupconv_worker.networks.part_info import PartAddress, PartKey
 from groupconv_worker.networks.runner import (
     ModelMissingError,
     NetworkCall,
@@ -30,6 +27,7 @@ from groupconv_worker.networks.runner import (
     States,
     takeover_of,
 )
+from groupconv_worker.networks.worker_process import expiring, leave
 from groupconv_worker.resident import CAPACITY, WeightsMissingError
 from groupconv_worker.runtime import WorkerRuntime
 from groupconv_worker.shard import Stage, StageRun
@@ -40,11 +38,9 @@ DROPPED = 4096
 """Numbers of dropped shards that are remembered: some of them were done already."""
 CONTROL = "control"
 """The concurrency group of calls that must not wait for shards."""
-DEVICE_LOST = 70
-"""Exit status of an actor whose device failed (EX_SOFTWARE of sysexits.h)."""
 
 
-class Worker:
+class Worker(PartCalls):
     """Runs shards; the executor makes an actor of it.
 
     Args:
@@ -66,11 +62,10 @@ class Worker:
         if share:
             os.environ.setdefault("GROUPCONV_CUDA_MEMORY_FRACTION", str(share))  # read when the engine is made
         self._runtime = WorkerRuntime(engine, threads, capacity, device=device)
+        super().__init__(parts_of(self._runtime))
         self.device = self._runtime.device
         self.engine, self.resident = self._runtime.engine, self._runtime.resident
         self._networks = NetworkRunner(self._runtime.budget, self.engine.threads, takeover_of(self._runtime))
-        self._parts = parts_of(self._runtime)
-        self._dropped: set[int] = set()
         self._endpoints: dict[tuple[bytes, bool], LaneEndpoint] = {}
         self._opening = threading.Lock()
 
@@ -101,7 +96,7 @@ class Worker:
         """A new endpoint of this worker, for callers that know `key`; see `LaneEndpoint`."""
         gpu = self.engine.gpu
         lock = None if gpu is None else gpu.page_locked.register
-        link = refuse if self._parts is None else self._parts.receive
+        link = refuse if self.parts is None else self.parts.receive
         return LaneEndpoint(self.compute, key, host, lock=lock, networks=partial(answer, self), link=link)
 
     def echo(self, x: Array) -> Array:
@@ -128,15 +123,15 @@ class Worker:
         """
         last = stages[-1].problem
         out = np.empty(last.geometry.output_shape, dtype=last.types.output)
-        ran = self.compute(stages, x, out, expires, dropped=lambda: number in self._dropped)
-        self._dropped.discard(number)
+        ran = self.compute(stages, x, out, expires, dropped=lambda: number in self.dropped)
+        self.dropped.discard(number)
         return (None, None) if ran is None else (out, ran)
 
     def drop(self, number: int) -> None:
         """Nobody waits any more for the shard that `run` was given with this number. In a thread of its own."""
-        while len(self._dropped) >= DROPPED:
-            self._dropped.pop()
-        self._dropped.add(number)
+        while len(self.dropped) >= DROPPED:
+            self.dropped.pop()
+        self.dropped.add(number)
 
     def compute(
         self,
@@ -165,7 +160,7 @@ class Worker:
             DeadlineExceededError: its deadline passed before it was done.
             CancelledError: it was dropped.
         """
-        job = _job(expires, lambda: not dropped())
+        job = expiring(expires, lambda: not dropped())
         job.poll()
         try:
             with job:
@@ -173,7 +168,7 @@ class Worker:
         except WeightsMissingError:
             return None
         except DeviceLostError as error:
-            _leave(error)
+            leave(error)
 
     def network_states(self) -> States:
         """Who answers the calls of all networks that this worker has."""
@@ -203,7 +198,7 @@ class Worker:
             The outputs; None if the model was not sent and is not here.
         """
         call = replace(call, inputs=dict(zip(call.inputs, arrays, strict=True)))
-        return self.compute_network(call, data, expires, lambda: number in self._dropped)
+        return self.compute_network(call, data, expires, lambda: number in self.dropped)
 
     def compute_network(
         self, call: NetworkCall, data: bytes | None, expires: float | None, dropped: Callable[[], bool]
@@ -226,79 +221,16 @@ class Worker:
             return read_model(data)
 
         try:
-            return self._networks.run(call, model, _job(expires, lambda: not dropped()))
+            return self._networks.run(call, model, expiring(expires, lambda: not dropped()))
         except ModelMissingError:
             return None
         except DeviceLostError as error:
-            _leave(error)
-
-    def prepare_part(self, key: PartKey, choice: CutChoice, data: bytes | None) -> PartInfo | str | None:
-        """Have this worker's part of a network that is cut compiled (see `PartRunner.prepare`).
-
-        Args:
-            key: of the part.
-            choice: how the network is cut.
-            data: the model; None if this worker should have it, or was given it before.
-        """
-        if self._parts is None:
-            return "a worker's engine runs no programs"
-        return self._parts.prepare(key, choice, data)
-
-    def share_part(self, key: PartKey) -> MemoryHandle | str:
-        """Make the memory that the workers of a cut share; says why that cannot be."""
-        assert self._parts is not None  # it was prepared
-        return self._parts.share(key)
-
-    def open_part(self, key: PartKey, handle: MemoryHandle) -> str:
-        """Map it on another worker; says why that cannot be."""
-        assert self._parts is not None
-        return self._parts.open(key, handle)
-
-    def export_part(self, key: PartKey) -> LandingHandle | None:
-        """A handle by which workers on this node open a part's own memory (see `PartProgram.export`)."""
-        assert self._parts is not None
-        return self._parts.export(key)
-
-    def reach_part(self, key: PartKey, to: Mapping[int, LandingHandle]) -> None:
-        """Have a part reach the memory of others of this node, if it can."""
-        assert self._parts is not None
-        self._parts.reach(key, to)
+            leave(error)
 
     def part_address(self, key: PartKey, secret: bytes) -> PartAddress:
         """Where workers of other nodes that know the secret send boxes for a part that has its memory."""
-        assert self._parts is not None
-        return PartAddress(self._endpoint(secret, "").address, self._parts.ticket(key))
-
-    def link_part(self, key: PartKey, to: Mapping[int, PartAddress], secret: bytes) -> str:
-        """Open links to parts on other nodes; says why that cannot be."""
-        assert self._parts is not None
-        return self._parts.link(key, to, secret)
-
-    def run_part(
-        self, key: PartKey, number: int, expires: float | None, flight: int, *arrays: Array
-    ) -> tuple[list[Array], float] | None:
-        """Run this worker's part of a network that is cut.
-
-        Args:
-            key: of the part.
-            number: of the run.
-            expires: as of `run`.
-            flight: what `drop` calls it.
-            arrays: its parts of the inputs, in the order of their names.
-
-        Returns:
-            As of `PartRunner.run`.
-        """
-        job = _job(expires, lambda: flight not in self._dropped)
-        try:
-            return None if self._parts is None else self._parts.run(key, number, arrays, job)
-        except DeviceLostError as error:
-            _leave(error)
-
-    def drop_part(self, key: PartKey) -> None:
-        """Drop a part, as a worker beside this one was lost."""
-        if self._parts is not None:
-            self._parts.drop(key)
+        assert self.parts is not None
+        return PartAddress(self._endpoint(secret, "").address, self.parts.ticket(key))
 
     def _endpoint(self, key: bytes, node_id: str) -> LaneEndpoint:
         """For those that know the key, on this node or on others. It listens from the first call on."""
@@ -314,21 +246,5 @@ class Worker:
         """Drop what is kept of a layer's or network's version; what counts on it is sent again, with its weights."""
         self.resident.forget(layer, version)
         self._networks.forget(layer, version)
-        if self._parts is not None:
-            self._parts.forget(layer, version)
-
-
-def _leave(error: DeviceLostError) -> NoReturn:
-    """End this process, whose device is lost.
-
-    A broken context cannot be mended in the process that has it. Ray starts another one and the executor runs the
-    work again; an orderly exit would count as wanted and restart nothing.
-    """
-    log.error("the device is lost; this worker ends", exc_info=error)
-    logging.shutdown()
-    os._exit(DEVICE_LOST)
-
-
-def _job(expires: float | None, alive: Callable[[], bool]) -> Job:
-    """A job that ends when it expires, on the clock of time.time(), or when its caller is not there any more."""
-    return Job(None if expires is None else time.monotonic() + expires - time.time(), alive)
+        if self.parts is not None:
+            self.parts.forget(layer, version)

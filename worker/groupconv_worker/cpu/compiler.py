@@ -168,7 +168,7 @@ class Compiler:
             FORMS.appeared(result.forms)
             if result.busy:
                 continue
-            done(result)
+            _tell(done, task, result)
             with self._changed:
                 if self._waiting.get(key) is taken:  # else it was dropped, and perhaps submitted anew
                     del self._waiting[key]
@@ -250,6 +250,14 @@ class Compiler:
 def _measures(task: Task) -> bool:
     """Whether a task measures times, which shards beside it would spoil."""
     return isinstance(task, KernelTask) and task.algorithm is None
+
+
+def _tell(done: Callable[[TaskResult], None], task: Task, result: TaskResult) -> None:
+    """Call the function of a task. If it fails, the compiler's thread goes on to the next task."""
+    try:
+        done(result)
+    except Exception:
+        log.exception("%s was done in vain", task)
 
 
 COMPILER = Compiler()

@@ -1,62 +1,39 @@
 """One worker's part of a network that is cut over several processes.
 
-The worker compiles its part beside the calls. The first worker of each node makes the memory by which the parts there
-exchange boxes: a memfd, which the others open under the first one's /proc/PID/fd. So nothing has a name, and nothing is
-left when they end. Parts on other nodes are sent boxes by links (links.py).
+The worker compiles its parts beside the calls. Each has memory in which it exchanges boxes (placed_part.py).
 """
 
 import logging
-import mmap
-import os
-import secrets
 import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from groupconv.errors import GroupconvError, InternalError
+from groupconv.errors import GroupconvError
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.graph.graph import UnsupportedNodeError
-from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.graph.partition.part import RECEIVE, SEND
-from groupconv_worker.graph.partition.zones import LandingHandle, Zone, zones
+from groupconv_worker.graph.partition.zones import LandingHandle, zones
 from groupconv_worker.job import Job
 from groupconv_worker.lanes.frames import BrokenLaneError
-from groupconv_worker.lanes.memory import fitting, shared
 from groupconv_worker.networks.part_info import MODEL_MISSING, MemoryHandle, PartAddress, PartInfo, PartKey
+from groupconv_worker.networks.placed_part import PlacedPart
 from groupconv_worker.networks.runner import acquire
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.compiler import Compiler
     from groupconv_worker.cpu.compiler_tasks import TaskResult
-    from groupconv_worker.networks.links import PartLinks
-    from groupconv_worker.networks.part_programs import PartProgram, PartPrograms
+    from groupconv_worker.networks.part_programs import PartPrograms
     from groupconv_worker.runtime import WorkerRuntime
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
-NONCE = 64
-"""Bytes before the words, which show that a mapping is the right one."""
-
-
-@dataclass(eq=False)
-class _Part:
-    key: PartKey
-    program: "PartProgram | None" = None
-    info: PartInfo | None = None
-    own: dict[str, Box] = field(default_factory=dict)
-    sent: Mapping[int, Sequence[Zone]] = field(default_factory=dict)
-    received: Mapping[int, Sequence[Zone]] = field(default_factory=dict)
-    reason: str = ""
-    descriptor: int = -1
-    links: "PartLinks | None" = None
+NO_COMPILER = "there is no process that compiles"
 
 
 class PartRunner:
@@ -70,7 +47,7 @@ class PartRunner:
 
     def __init__(self, budget: ThreadBudget, programs: "PartPrograms", compiler: "Compiler") -> None:
         self._budget, self._programs, self._compiler = budget, programs, compiler
-        self._parts: dict[PartKey, _Part] = {}
+        self._parts: dict[PartKey, PlacedPart] = {}
         self._lock = threading.Lock()
 
     def prepare(self, key: PartKey, choice: CutChoice, data: bytes | None) -> PartInfo | str | None:
@@ -91,14 +68,17 @@ class PartRunner:
                 return MODEL_MISSING
             from groupconv_worker.cpu.compiler_tasks import NetworkTask  # kept out of a worker's start
 
-            part = _Part(key)
+            part = PlacedPart(key, self._programs)
             compiled = self._programs.compiled
             cuts = (choice,) if compiled else ()
             task = NetworkTask(key.network, data, dict(key.shapes), key.workers, cuts, compiled)
             with self._lock:
                 self._parts[key] = part
-            if self._compiler.submit(task, lambda result: self._made(key, part, choice, result), now=True) is None:
-                part.reason = "there is no process that compiles"
+            improvement = self._compiler.submit(task, lambda result: self._made(key, part, choice, result), now=True)
+            if improvement is None:
+                part.reason = NO_COMPILER
+            else:
+                improvement.then(lambda: self._compiled(part))
         return part.info or part.reason or None
 
     def share(self, key: PartKey) -> MemoryHandle | str:
@@ -108,35 +88,11 @@ class PartRunner:
             OSError: there is no memory.
             KeyError: there is no such part.
         """
-        part = self._parts[key]
-        assert part.info is not None
-        size, nonce = fitting(NONCE + part.info.shared_bytes), secrets.token_bytes(NONCE)
-        self._close(part)
-        part.descriptor = shared(size)
-        try:
-            mapped = self._map(part, part.descriptor, size)
-        except InternalError as error:
-            return str(error)
-        mapped[:NONCE] = nonce
-        return MemoryHandle(os.getpid(), part.descriptor, size, nonce)
+        return self._parts[key].share()
 
     def open(self, key: PartKey, handle: MemoryHandle) -> str:
         """Map the memory that another worker made; says why it cannot be."""
-        part = self._parts[key]
-        try:
-            descriptor = os.open(f"/proc/{handle.pid}/fd/{handle.descriptor}", os.O_RDWR)
-        except OSError as error:
-            return f"workers cannot map each other's memory ({error})"
-        try:
-            if os.fstat(descriptor).st_size != handle.size:
-                return "workers cannot map each other's memory"
-            self._close(part)
-            mapped = self._map(part, descriptor, handle.size)
-        except InternalError as error:
-            return str(error)
-        finally:
-            os.close(descriptor)
-        return "" if mapped[:NONCE] == handle.nonce else "workers cannot map each other's memory"
+        return self._parts[key].open(handle)
 
     def export(self, key: PartKey) -> LandingHandle | None:
         """A handle by which parts on this node open this part's own memory; None if they use the shared memory."""
@@ -228,10 +184,10 @@ class PartRunner:
         with self._lock:
             part = self._parts.pop(key, None)
         if part is not None:
-            self._close(part)
+            part.close()
             part.program = part.links = None  # the compiler's thread knows the part until its next job
 
-    def _made(self, key: PartKey, part: _Part, choice: CutChoice, result: "TaskResult") -> None:
+    def _made(self, key: PartKey, part: PlacedPart, choice: CutChoice, result: "TaskResult") -> None:
         if result.graph is None:
             part.reason = result.reason or result.error or "no graph"
             return
@@ -263,26 +219,11 @@ class PartRunner:
             self._programs.direct,
         )
 
-    def _map(self, part: _Part, descriptor: int, size: int) -> mmap.mmap:
-        from groupconv_worker.networks.links import PartLinks  # with Numba, kept out of a worker's start
-
-        assert part.program is not None
-        mapped = mmap.mmap(descriptor, size)
-        memory = np.frombuffer(mapped, np.uint8)
-        part.program.use(memory, NONCE)
-        sent, received = part.sent, part.received
-        part.links = PartLinks(part.key.worker, sent, received, memory[NONCE:], self._programs.await_sent)
-        return mapped
-
-    def _close(self, part: _Part) -> None:
-        """End its links, and close the descriptor; the memory stays mapped while a run uses the part."""
-        if part.program is not None:
-            part.program.close()
-        if part.links is not None:
-            part.links.close()
-        if part.descriptor >= 0:
-            os.close(part.descriptor)
-            part.descriptor = -1
+    @staticmethod
+    def _compiled(part: PlacedPart) -> None:
+        """Say that nothing comes of a part whose task the compiler has dropped."""
+        if part.info is None:
+            part.reason = part.reason or NO_COMPILER
 
 
 def parts_of(runtime: "WorkerRuntime") -> PartRunner | None:

@@ -105,58 +105,56 @@ class RayGang:
         ]
         brought = [sum(array.nbytes for array in mine) for mine in arrays]
         answers: list[Any] = []
-        unsent: GroupconvError | None = None
         try:
             for (slot, actor), key, mine, flight in zip(network.workers, network.keys, arrays, flights, strict=True):
                 slot.sent(flight)
-                try:
-                    answers.append(actor.run_part.remote(key, number, expires, flight.number, *mine))
-                except RayError as error:  # such as a full object store
-                    unsent = ResourceExhaustedError(f"a part's inputs could not be sent: {str(error).splitlines()[0]}")
-                    break
-            found = self._wait(network, flights, answers, job, unsent)
-        except BaseException:
+                answers.append(_sent(actor, key, number, expires, flight.number, *mine))
+            found = self._wait(answers, job)
+        except BaseException as error:
+            lost = self._end(network, flights, answers)
             for (slot, _), flight in zip(network.workers, flights, strict=True):
                 slot.dropped(flight)
+            if lost or isinstance(error, GangLostError):
+                self.drop(network)
+                job.check()
+                raise GangLostError(f"a worker was lost, or does not answer ({error})") from None
+            job.check()
             raise
         for (slot, _), flight in zip(network.workers, flights, strict=True):
             slot.landed(flight)
         return _put_together(network, found, brought, into)
 
-    def _wait(
-        self,
-        network: RayNetwork,
-        flights: Sequence[NetworkFlight],
-        answers: Sequence[Any],
-        job: Job,
-        failed: GroupconvError | None,
-    ) -> list[tuple[list[Array], float]]:
-        """The answers of all workers. If one has none, the others end before this does, or are fenced off.
+    def _wait(self, answers: Sequence[Any], job: Job) -> list[tuple[list[Array], float]]:
+        """The answers of all workers.
 
-        `failed` says why a part could not be sent; those before it were.
+        Raises:
+            DeadlineExceededError, CancelledError: the job was over first.
+            InternalError, GangLostError: a part has no outputs.
         """
         waiting = list(answers)
-        while waiting and failed is None:
+        while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=GLANCE)
-            failed = next(filter(None, map(self._failure, done)), None)
-            if failed is None and job.poll():
-                failed = InternalError("the job is over")
-        if failed is None:
-            found: list[tuple[list[Array], float]] = ray.get(list(answers))
-            return found
-        for (_, actor), flight in zip(network.workers, flights, strict=True):
+            for failed in filter(None, map(self._failure, done)):
+                raise failed
+            job.poll()
+            job.check()
+        found: list[tuple[list[Array], float]] = ray.get(list(answers))
+        return found
+
+    def _end(self, network: RayNetwork, flights: Sequence[NetworkFlight], answers: Sequence[Any]) -> bool:
+        """End a run on the workers that have it: they may wait for one that has failed, or was sent nothing.
+
+        Returns:
+            Whether a worker was lost, or does not end the run in time. Its memory is not used again.
+        """
+        sent = list(zip(network.workers, flights, answers, strict=False))  # sending may have failed halfway
+        for (_, actor), flight, _ in sent:
             actor.drop.options(concurrency_group=CONTROL).remote(flight.number)
-        late = ray.wait(waiting, num_returns=len(waiting), timeout=FENCE)[1] if waiting else []
-        sent = zip(network.workers, answers, strict=False)
-        lost = [worker for worker, answer in sent if self._is_lost(answer, late)]
+        late = ray.wait(list(answers), num_returns=len(answers), timeout=FENCE)[1] if answers else []
+        lost = [worker for worker, _, answer in sent if self._is_lost(answer, late)]
         for slot, actor in lost:
             self._membership.lost(slot, actor)
-        if late or lost or isinstance(failed, GangLostError):
-            self.drop(network)
-            job.check()
-            raise GangLostError(f"a worker was lost, or does not answer ({failed})")
-        job.check()
-        raise failed
+        return bool(late or lost)
 
     @staticmethod
     def _failure(answer: Any) -> InternalError | None:
@@ -185,6 +183,18 @@ class RayGang:
         except RayError:
             return True
         return False
+
+
+def _sent(actor: Any, *arguments: Any) -> Any:
+    """Send a part's inputs to its worker; returns Ray's reference to the answer.
+
+    Raises:
+        ResourceExhaustedError: they cannot be sent, as the object store is full.
+    """
+    try:
+        return actor.run_part.remote(*arguments)
+    except RayError as error:
+        raise ResourceExhaustedError(f"a part's inputs could not be sent: {str(error).splitlines()[0]}") from None
 
 
 def _put_together(

@@ -145,6 +145,33 @@ def check_unsent(executor, want, names):
     assert is_shared(executor, want)
 
 
+def check_half_sent(executor, want, names):
+    """A worker dies once the other one has its part, or the sending thread fails. The part that was sent ends."""
+    first, second = executor.membership.ready()
+
+    def killed():
+        os.kill(second.facts["pid"], signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(second.facts["pid"]), 20)
+
+    def failed():
+        raise MemoryError
+
+    for fault in (killed, failed):
+        until(lambda: is_shared(executor, want), 60)
+        with pytest.MonkeyPatch.context() as patched:
+
+            def sent(_flight, patched=patched, fault=fault):
+                patched.undo()
+                fault()
+
+            patched.setattr(second, "sent", sent)
+            ids, ran = run(executor, "rows", Job())
+        assert "," not in ids
+        same(ran, want["towers"])
+        ray.get(first.actor.echo.remote(X), timeout=20)  # an actor makes one call after the other
+    until(lambda: is_shared(executor, want), 60)
+
+
 def is_shared(executor, want):
     """Whether all workers share a run."""
     ids, ran = run(executor, "rows")
@@ -266,7 +293,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     workers = None if options.address else 2
     executor = create_executor("ray", workers=workers, threads=1, engine=options.engine, ray_address=options.address)
-    checks = [check_outputs, check_deadline, check_cancel, check_unsent, check_leaks, check_kills]
+    checks = [check_outputs, check_deadline, check_cancel, check_unsent, check_half_sent, check_leaks, check_kills]
     if options.hosts:
         checks = [check_outputs, check_traffic, check_deadline, check_cancel, check_leaks, check_kills, check_lost_host]
     try:

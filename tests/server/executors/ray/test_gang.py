@@ -29,7 +29,7 @@ def check(number, prefix=(), arguments=(), env=os.environ, variables=PATH):
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_network_over_ray_workers():
-    check(6)
+    check(7)
 
 
 @needs_compiler
@@ -39,7 +39,7 @@ def test_a_network_over_ray_workers():
 def test_a_network_over_emulated_gpus():
     """Each worker's process has one, and reaches the memory of the other one's."""
     emulated = {"PYTHONPATH": f"{TESTS}:{TESTS / 'emulation/process'}", "EXTENT": "32"}
-    check(6, arguments=["--engine", "auto"], variables=emulated)
+    check(7, arguments=["--engine", "auto"], variables=emulated)
 
 
 @pytest.mark.slow
