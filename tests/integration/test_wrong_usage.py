@@ -38,7 +38,7 @@ CASES = {
         USAGE,
         ["timeout: expected at most 100000000 seconds, or None"],
     ),
-    "status --timeout 1e300": (USAGE, ["timeout: expected at most 100000000 seconds, or None"]),
+    "status --timeout 1e300": (USAGE, ["--timeout"]),
     "conv {text} -k sobel-x -o {out}": (USAGE, []),
     "conv {array} -k nonsense -o {out}": (USAGE, ["nonsense"]),
     "conv {array} -k gaussian:x -o {out}": (USAGE, []),
@@ -91,6 +91,9 @@ CASES = {
     "health --service nothing": (FAILED, ["groupconv.v1.ConvolutionService", "got 'nothing'"]),
     "load --layer foo": (USAGE, ["expected one of alexnet_conv1"]),
     "load --profile {missing}": (USAGE, ["--profile"]),
+    "load --profile {deep}": (USAGE, ["expected YAML"]),
+    "plan --layer alexnet_conv2 --workers 999999999": (USAGE, ["--workers"]),
+    "health --timeout inf": (USAGE, ["--timeout"]),
     "load --profile {text}": (USAGE, []),
     "load --profile {binary}": (USAGE, []),
     "load --cut sideways": (USAGE, ["cut"]),
@@ -149,6 +152,7 @@ CASES = {
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wrong")
     (folder / "text").write_text("what: is [this\n")
+    (folder / "deep.yaml").write_text("[" * 20000)
     (folder / "text.onnx").write_text("no model")
     (folder / "text.npy").write_text("no array")
     np.save(folder / "complex.npy", np.ones((3, 3), np.complex64))
@@ -163,6 +167,7 @@ def files(tmp_path_factory):
         "out": folder / "out.npy",
         "text": folder / "text",
         "textnpy": folder / "text.npy",
+        "deep": folder / "deep.yaml",
         "complex": folder / "complex.npy",
         "words": folder / "words.npy",
         "records": folder / "records.npy",

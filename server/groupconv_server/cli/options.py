@@ -9,7 +9,7 @@ from groupconv.convolution.spec import MATHS, ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.layers.catalogue import catalogue
 
-TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001)]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001, max=10**8)]
 
 
 MathOption = Annotated[

@@ -60,7 +60,8 @@ def command(
         typer.Option(help="What to cut along instead of the planner's choice: nothing, group, rows, 'group x rows'."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Plan here, for so many equal workers of default rates; no server.")
+        int | None,
+        typer.Option(min=1, max=4096, help="Plan here, for so many equal workers of default rates; no server."),
     ] = None,
     speeds: Annotated[str | None, typer.Option(help="Plan here, for workers of these relative speeds: 1,1,3.")] = None,
     link: Annotated[

@@ -113,7 +113,7 @@ def read_profile(name: str) -> Profile:
         raise InvalidArgumentError("--profile", f"a YAML file or one of {', '.join(shipped_profiles())}", name)
     try:
         return Profile.model_validate(yaml.safe_load(data.decode()))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgumentError(name, "YAML", Words(" ".join(str(error).split()))) from None
     except ValidationError as error:
         first = error.errors()[0]
