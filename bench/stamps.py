@@ -84,7 +84,7 @@ def serve_stamped(pipe: Connection, workers: int, threads: int, stamped: bool) -
         stamp(call.UnaryCall, "stream_unary", "begun", "answered")
         stamp(gate.Ticket, "hold", "received")
         stamp(convolution, "parse", "", "parsed")
-        stamp(coordinator.Coordinator, "perform", "performed")
+        stamp(coordinator.Coordinator, "run", "performed")
         stamp(coordinator.Coordinator, "_plan", "", "planned")
         stamp(local.LocalExecutor, "run", "executing", "executed")
     serve(_ServerPipe(pipe), "local", workers, threads, False)
