@@ -27,6 +27,7 @@ import prediction
 import throughput
 from two_threads import machine
 
+from groupconv_server.coordinator.calibration import calibrate_workers
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
 from groupconv_server.layers.catalogue import catalogue
@@ -57,7 +58,7 @@ def main() -> None:
             for resident in (True, False)
             for name in arguments.throughput
         ]
-        two.calibrate()
+        calibrate_workers(two)
         names = list(catalogue()) if arguments.layers is None else arguments.layers
         layers = [prediction.prediction(two, name, arguments.rounds) for name in names]
     finally:

@@ -29,6 +29,7 @@ from groupconv_server.admission.pool import RequestPool
 from groupconv_server.binding import cannot_listen, why_not_bound
 from groupconv_server.config import Config
 from groupconv_server.coordinator.batching import Batcher
+from groupconv_server.coordinator.calibration import calibrate_workers
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.gauges import Gauges
 from groupconv_server.health import Health
@@ -123,7 +124,7 @@ class Server:
             self.background = Background(self.coordinator)
             undo.callback(self.background.stop)
             # one worker gets every request whole, so nobody waits until it is measured; none has no rates
-            measure = len(self.executor.workers()) <= 1 or not self.coordinator.calibrate()
+            measure = len(self.executor.workers()) <= 1 or not calibrate_workers(self.coordinator)
             self.repository.restore()
             self.networks.restore()
             self.shared_memory = parts.shared_memory("region") if config.shared_memory else None

@@ -21,7 +21,6 @@ from groupconv_server.coordinator.problems import checked_problems
 from groupconv_server.coordinator.resident import ResidentStep
 from groupconv_server.executors.base import Executor
 from groupconv_server.planner import KnownPlan, PlannedChain, Planner, empty_plan, request_plan
-from groupconv_server.planner.calibrate import BUDGET, calibrate
 from groupconv_server.telemetry.metrics import Metrics
 from groupconv_server.telemetry.request import current
 from groupconv_server.telemetry.traces import Times, Traces
@@ -53,7 +52,7 @@ class Coordinator:
     Args:
         executor: runs shards on workers.
         limits: of a request.
-        planner: chooses the cuts; None makes one that assumes default rates until `calibrate`.
+        planner: chooses the cuts; None makes one that assumes default rates until `calibrate_workers`.
         metrics: counts requests; None makes new ones.
         traces: gets the times of requests that are traced.
         inside: counts the requests in the server, running or waiting, which share the workers.
@@ -89,37 +88,6 @@ class Coordinator:
         """Count a stream."""
         with self._count:
             self.streams += 1
-
-    def calibrate(self, budget: float = BUDGET) -> bool:
-        """Measure the present workers. The planner uses the rates.
-
-        Args:
-            budget: seconds that it may take, about; of a slow machine it then knows a part.
-
-        Returns:
-            Whether every class was measured. If not, a request came, which goes first, or kernels are being compiled:
-            measure again later.
-        """
-        begun = self.requests
-        found = calibrate(
-            self.executor,
-            disturbed=lambda: self.running > 0 or self.requests != begun,
-            budget=budget,
-            shards=self.calibration_shards,
-        )
-        if found.disturbed:
-            return False
-        self.planner.statistics.calibrated(found.rates, found.unknown)
-        return not found.unknown
-
-    def measure(self, worker: str) -> None:
-        """Measure a worker that joins, unless it was measured before and comes back."""
-        known = self.planner.statistics.known()
-        if worker in known:
-            return
-        measured = calibrate(self.executor, workers=[worker], like=list(known.values()), shards=self.calibration_shards)
-        for name, rates in measured.rates.items():
-            self.planner.statistics.joined(name, rates)
 
     def compile(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 from groupconv.convolution import cost
 from groupconv.convolution.dtypes import types_of
 from groupconv.errors import GroupconvError
+from groupconv_server.coordinator.calibration import calibrate_workers
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors.task import Task
 from groupconv_server.layers.catalogue import catalogue
@@ -77,7 +78,9 @@ class Background:
     def _measure(self) -> None:
         pause = PAUSE
         while not self._stop.wait(pause) and self._quiet():
-            if self.coordinator.executor.workers() and self.coordinator.calibrate(math.inf):  # a request ends it
+            if self.coordinator.executor.workers() and calibrate_workers(
+                self.coordinator, math.inf
+            ):  # a request ends it
                 return
             pause = min(1.5 * pause, LONGEST_PAUSE)
 

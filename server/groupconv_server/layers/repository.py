@@ -8,6 +8,7 @@ import numpy as np
 
 from groupconv.convolution.steps import Step
 from groupconv.errors import GroupconvError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from groupconv_server.coordinator.calibration import calibrate_joined
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.coordinator.resident import ResidentStep, resident_steps
 from groupconv_server.coordinator.steps import Inputs
@@ -101,7 +102,7 @@ class Repository:
         if self._coordinator is None:
             return
         if self._coordinator.executor.workers():  # else requests wait for this worker, and need no comparison
-            self._coordinator.measure(worker)
+            calibrate_joined(self._coordinator, worker)
         for layer in self.layers.all():
             for shape, dtype in expected(layer):
                 with suppress(InvalidArgumentError, ResourceExhaustedError):

@@ -10,6 +10,7 @@ import groupconv_server.layers.background as background
 from groupconv import ConvSpec
 from groupconv.convolution.steps import Step
 from groupconv.errors import UnavailableError
+from groupconv_server.coordinator.calibration import calibrate_workers
 from groupconv_server.coordinator.coordinator import Coordinator
 from groupconv_server.executors import create_executor
 from groupconv_server.layers.background import Background
@@ -68,7 +69,7 @@ def test_a_request_ends_a_measurement_which_is_made_again(coordinator):
             thread.join()
 
     executor.before = interrupt
-    assert not coordinator.calibrate()
+    assert not calibrate_workers(coordinator)
     assert executor.calls == 4  # three of the measurement, one of the request
     assert not coordinator.planner.statistics.known()
     work = Background(coordinator)
@@ -95,7 +96,7 @@ def test_nothing_begins_while_a_request_runs(coordinator):
 
 def test_workers_are_measured_again_as_long_as_something_is_unknown(coordinator, monkeypatch):
     found = iter([False, False, False, True])
-    monkeypatch.setattr(coordinator, "calibrate", lambda budget: next(found))
+    monkeypatch.setattr(background, "calibrate_workers", lambda coordinator, budget: next(found))
     work = Background(coordinator)
     work.measure()
     work.wait()

@@ -25,8 +25,7 @@ from groupconv_worker.cpu.algorithms.fft import Fft
 from groupconv_worker.cpu.algorithms.gemm import Gemm
 from groupconv_worker.cpu.algorithms.grouped import Grouped, blocks, fold
 from groupconv_worker.cpu.algorithms.onnx import OnnxRuntime
-from groupconv_worker.cpu.algorithms.plane import Plane, phases
-from groupconv_worker.cpu.algorithms.samples import zero_padded
+from groupconv_worker.cpu.algorithms.plane import Plane, phases, zero_padded
 from groupconv_worker.cpu.algorithms.separable import Separable
 from groupconv_worker.cpu.algorithms.winograd import Winograd
 from groupconv_worker.cpu.compiler import COMPILER

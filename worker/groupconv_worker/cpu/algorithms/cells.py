@@ -12,7 +12,8 @@ import numpy as np
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.algorithms.samples import Samples, bias_of
+from groupconv_worker.cpu.algorithms.plane import bias_of
+from groupconv_worker.cpu.algorithms.samples import Samples
 from groupconv_worker.cpu.kernels import cells, simd
 from groupconv_worker.cpu.kernels.atomic import LOOK
 from groupconv_worker.cpu.program import BIAS, WEIGHT, KernelStage, Program, Scratch, X, Y, address

@@ -11,8 +11,8 @@ from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.blocking import Block, block, last_block, pixel_blocks, row_blocks, strips, vectors
 from groupconv_worker.cpu.algorithms.filters import CHUNK, Chunk, chunks, packing
-from groupconv_worker.cpu.algorithms.plane import Phase, Plane, phases
-from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
+from groupconv_worker.cpu.algorithms.plane import Phase, Plane, bias_of, phases, zero_padded
+from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples
 from groupconv_worker.cpu.kernels import filters, layout, simd
 from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team

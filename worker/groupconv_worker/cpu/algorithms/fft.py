@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
-from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
+from groupconv_worker.cpu.algorithms.plane import Plane, bias_of, filters_of, phases, zero_padded
+from groupconv_worker.cpu.algorithms.samples import Samples
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.job import current
 from groupconv_worker.taps import padding_dominates

@@ -9,8 +9,8 @@ import numpy as np
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.algorithms.plane import Phase, Plane, filters_of, phase_filters, phases
-from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples, bias_of, zero_padded
+from groupconv_worker.cpu.algorithms.plane import Phase, Plane, bias_of, filters_of, phase_filters, phases, zero_padded
+from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples
 from groupconv_worker.cpu.kernels import layout, rows, simd
 from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
 from groupconv_worker.cpu.threads import Team

@@ -21,7 +21,8 @@ from onnx import TensorProto, helper
 from groupconv.convolution import cost
 from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Prepared, Problem
-from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
+from groupconv_worker.cpu.algorithms.plane import bias_of, zero_padded
+from groupconv_worker.cpu.algorithms.samples import Samples
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.job import current
 from groupconv_worker.taps import padding_dominates

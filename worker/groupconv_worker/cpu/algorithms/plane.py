@@ -12,7 +12,7 @@ Source: Shi et al., "Is the deconvolution layer the same as a convolutional laye
 import functools
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -152,6 +152,18 @@ def _axis(g: Geometry, axis: int) -> list[_Axis]:
         dilation = d // common if len(taps) > 1 else 1
         found.append(_Axis(taps, 1, -offset, dilation, -(-(outputs - f) // s), f, s))
     return found
+
+
+def zero_padded(g: Geometry) -> Geometry:
+    """`g` on an input that already has its padding, if that is no zeros; else `g`."""
+    if g.padding_mode == "zeros":
+        return g
+    return replace(g, input=g.padded, padding=((0, 0),) * g.rank, padding_mode="zeros")
+
+
+def bias_of(bias: Array | None, g: Geometry, dtype: np.dtype) -> Array:
+    """The bias (M,) of `dtype`, zeros if there is none; a copy."""
+    return np.zeros(g.out_channels, dtype) if bias is None else bias.astype(dtype)
 
 
 def filters_of(weight: Array, g: Geometry, dtype: np.dtype) -> Array:

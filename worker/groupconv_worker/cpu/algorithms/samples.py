@@ -1,11 +1,9 @@
 """Samples for the CPU's algorithms: contiguous, in the accumulator's dtype, in buffers that are kept."""
 
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from groupconv.convolution.geometry import Geometry
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.pieces import apply, copy, pad
 
@@ -74,15 +72,3 @@ class Samples:
 def _is_plain(x: Array, dtype: np.dtype, *, aligned: bool = True) -> bool:
     """Whether a kernel can use the samples as they lie."""
     return x.dtype == dtype and (x.flags.aligned or not aligned) and x[:1].flags.c_contiguous
-
-
-def zero_padded(g: Geometry) -> Geometry:
-    """`g` on an input that already has its padding, if that is no zeros; else `g`."""
-    if g.padding_mode == "zeros":
-        return g
-    return replace(g, input=g.padded, padding=((0, 0),) * g.rank, padding_mode="zeros")
-
-
-def bias_of(bias: Array | None, g: Geometry, dtype: np.dtype) -> Array:
-    """The bias (M,) of `dtype`, zeros if there is none; a copy."""
-    return np.zeros(g.out_channels, dtype) if bias is None else bias.astype(dtype)

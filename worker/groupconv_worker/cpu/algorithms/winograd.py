@@ -9,7 +9,6 @@ a result is not finite, a NaN or an infinity has spread over its tile, so the sa
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,14 +19,15 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.blocking import even
 from groupconv_worker.cpu.algorithms.direct import Direct
 from groupconv_worker.cpu.algorithms.gemm import Gemm
-from groupconv_worker.cpu.algorithms.plane import Plane, filters_of, phases
-from groupconv_worker.cpu.algorithms.samples import Samples, bias_of, zero_padded
+from groupconv_worker.cpu.algorithms.plane import Plane, bias_of, filters_of, phases, zero_padded
+from groupconv_worker.cpu.algorithms.samples import Samples
+from groupconv_worker.cpu.algorithms.winograd_kernel import WinogradKernel
 from groupconv_worker.cpu.kernels import simd
 from groupconv_worker.cpu.kernels import winograd as kernels
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.kernels.winograd import apart
 from groupconv_worker.cpu.kernels.winograd_tiles import LANES, TILE, VARIANTS
-from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Program, Scratch, X, Y, address
+from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Program, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.pieces import erf
@@ -97,8 +97,20 @@ class Winograd:
         activated = g.activation is None or g.activation.kind == "relu"
         # it stands in for the kernel, which leaves any other activation than relu to Samples
         plain = Problem(g if activated else replace(g, activation=None), problem.types)
-        direct = functools.partial(self._direct, plain, weight, bias, resident=resident)
-        kernel = _Winograd(self, g, weight, bias, direct, resident=resident)
+        once = functools.partial(self._direct, plain, weight, bias, resident=resident)
+        made = once() if resident else None
+        direct = once if made is None else lambda: made  # `once` holds the weights as they came
+        passes = self.passes(g.with_batch(1), once=not resident and g.batch == 1)
+        dtype, room = np.dtype(np.float32), None
+        filters = np.ascontiguousarray(filters_of(weight, g, dtype))
+        if passes.transform is not None:
+            room = ScratchArray(None if resident else self.buffers, passes.filters, dtype)
+            passes.transform.run(filters[None], room.array[None])
+            filters = room.array
+        biases = np.zeros((g.groups, passes.biases), dtype)
+        biases[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
+        nbytes = passes.nbytes + (0 if made is None else made.nbytes)
+        kernel = WinogradKernel(passes.program, phases(g)[0].plane, filters, biases, direct, nbytes, room)
         return Samples(problem, kernel, activated=activated)
 
     def _direct(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
@@ -107,93 +119,6 @@ class Winograd:
             return self.direct.prepare(problem, weight, bias, resident=resident)
         except NotCompiledError:
             return self.gemm.prepare(problem, weight, bias, resident=resident)
-
-
-class _Winograd:
-    algorithm = "winograd"
-
-    def __init__(
-        self,
-        winograd: Winograd,
-        g: Geometry,
-        weight: Array,
-        bias: Array | None,
-        direct: Callable[[], Prepared],
-        *,
-        resident: bool,
-    ) -> None:
-        dtype = np.dtype(np.float32)
-        made = direct() if resident else None
-        self.direct = direct if made is None else lambda: made  # `direct` holds the weights as they came
-        self.direct_bytes = 0 if made is None else made.nbytes
-        self.plane = phases(g)[0].plane
-        self.passes = passes = winograd.passes(g.with_batch(1), once=not resident and g.batch == 1)
-        self.filters = np.ascontiguousarray(filters_of(weight, g, dtype))
-        if passes.transform is not None:
-            self.room = ScratchArray(None if resident else winograd.buffers, passes.filters, dtype)
-            passes.transform.run(self.filters[None], self.room.array[None])
-            self.filters = self.room.array
-        self.bias = np.zeros((g.groups, passes.biases), dtype)
-        self.bias[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
-        self.weights = address(self.filters), address(self.bias)
-
-    @property
-    def nbytes(self) -> int:
-        return self.filters.nbytes + self.bias.nbytes + self.passes.nbytes + self.direct_bytes
-
-    def run(self, x: Array, y: Array) -> None:
-        odd = np.array([not steady(sample, self.plane) for sample in x], np.int64)
-        if not odd.all():
-            self.passes.program.run(x, y, self.weights, odd)
-        if odd.any():
-            direct = self.direct()
-            for n in np.flatnonzero(odd):
-                direct.run(x[n : n + 1], y[n : n + 1])
-
-
-@np.errstate(all="ignore")
-def steady(x: Array, plane: Plane) -> bool:
-    """Whether no window of a sample (C, H, W) is so dark beside its tile that Winograd's error would show in it.
-
-    The size of a pixel is its root mean square over the channels of a group. The largest one of a tile may be as many
-    times that of a window as channels take part: up to there the error was below half the bound of a direct sum
-    (docs/convolution.md). Values take part by their energy e = x², of n values as many as 3·(Σe)² / Σe², at most n:
-    all if they are Gaussian, few if few of them, or one channel, are much larger than the rest. An output of
-    F(2×2, 5×5) depends on its own window alone, so the test is stricter there than it must be.
-    """
-    grouped = x.reshape(plane.groups, plane.channels, *plane.input)
-    squares = np.einsum("gchw,gchw->ghw", grouped, grouped)
-    largest, smallest = squares.max(), squares.min()
-    if not np.isfinite(largest):
-        return False
-    energy = np.square(grouped[:, :, ::2]).reshape(plane.groups, -1)
-    energy *= 1 / largest  # its square neither overflows nor vanishes
-    # Gaussian values have 3 for this quotient, whatever their number
-    spread = [3.0 * float(e.sum()) ** 2 / (float(np.dot(e, e)) or np.inf) / e.size for e in energy]
-    most = (plane.channels * min(1.0, *spread)) ** 2
-    extent, taps = plane.kernel[0], math.prod(plane.kernel)
-    if not np.isfinite(largest * most * taps):
-        return not x.any()
-    if smallest * most >= largest * taps:  # a window at a corner may have one pixel, and padding around it
-        return True
-    (down, across), (rows, columns), out = plane.dilation, plane.output, VARIANTS[extent].out
-    tiles = -(-rows // (out * down)), -(-columns // (out * across))
-    # whole tiles, and the reach of the last windows behind them, which is that of so many tiles
-    behind = -(-(extent - 1) // out)
-    padded = np.zeros((plane.groups, (tiles[0] + behind) * out * down, (tiles[1] + behind) * out * across), np.float32)
-    top, left = plane.low
-    height, width = min(plane.input[0], padded.shape[1] - top), min(plane.input[1], padded.shape[2] - left)
-    padded[:, top : top + height, left : left + width] = squares[:, :height, :width]
-    strips = np.add.reduce([padded[:, i * down : i * down + rows] for i in range(extent)])
-    windows = np.add.reduce([strips[:, :, j * across : j * across + columns] for j in range(extent)])
-    darkest = np.full((plane.groups, tiles[0] * out * down, tiles[1] * out * across), np.inf, np.float32)
-    darkest[:, :rows, :columns] = windows
-    darkest = darkest.reshape(plane.groups, tiles[0], out * down, tiles[1], out * across).min(axis=(2, 4))
-    blocks = padded.reshape(plane.groups, tiles[0] + behind, out * down, tiles[1] + behind, out * across)
-    brightest = blocks.max(axis=(2, 4))
-    brightest = np.maximum.reduce([brightest[:, i : i + tiles[0]] for i in range(behind + 1)])
-    brightest = np.maximum.reduce([brightest[:, :, j : j + tiles[1]] for j in range(behind + 1)])
-    return bool((darkest * (most / taps) >= brightest).all())
 
 
 class _Passes:
