@@ -118,7 +118,8 @@ class Network(BaseNetwork):
             cut: what to cut the network along over the workers: "nothing", "samples", "channels", "rows" or "columns";
                 "planned", each tensor as the planner says; a plan over workers, which is followed; or None, which
                 leaves it to the server.
-            times: whether to take the time of each node, too, which `plan` tells then; the answer waits for it.
+            times: whether `plan` is to show the time of each node. Where onnxruntime answers, the network runs again
+                for it, and the answer waits; a program has its times from when it was measured.
             timeout: seconds, in place of the client's.
         """
         given = inputs or {}

@@ -1080,8 +1080,8 @@ class RunNetworkRequest(_message.Message):
     cut so over the present workers.
     """
     times: _builtins.bool
-    """Run the network once more after this call, to take the time of each node for PlanNetwork. The answer waits for it.
-    onnxruntime's nodes are timed in a second session, which is made for that and dropped.
+    """Take the time of each node for PlanNetwork. Where onnxruntime answers, the network runs again in a second session,
+    which is made for that and dropped, and the answer waits for it. A program has its times from when it was measured.
     """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -127,7 +127,7 @@ def show(
         Path | None, typer.Option(help="Draw the network into this file: .png, .svg or .pdf.", dir_okay=False)
     ] = None,
     times: Annotated[
-        bool, typer.Option("--times", help="Call it with drawn inputs, to take the time of each node.")
+        bool, typer.Option("--times", help="Call it with drawn inputs, for the time of each node in onnxruntime.")
     ] = False,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 60.0,

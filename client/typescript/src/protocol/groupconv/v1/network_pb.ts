@@ -1196,8 +1196,8 @@ export type RunNetworkRequest = Message<"groupconv.v1.RunNetworkRequest"> & {
   cuts: TensorCut[];
 
   /**
-   * Run the network once more after this call, to take the time of each node for PlanNetwork. The answer waits for it.
-   * onnxruntime's nodes are timed in a second session, which is made for that and dropped.
+   * Take the time of each node for PlanNetwork. Where onnxruntime answers, the network runs again in a second session,
+   * which is made for that and dropped, and the answer waits for it. A program has its times from when it was measured.
    *
    * @generated from field: bool times = 9;
    */
