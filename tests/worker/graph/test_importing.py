@@ -1,5 +1,8 @@
 """Models as graphs of known shapes."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from networks import LIGHT, model, sum_and_difference, towers, value
@@ -94,6 +97,36 @@ def test_functions_are_inlined():
         opsets=[helper.make_opsetid("own", 1)],
     )
     assert [node.op for node in bound(proto, x=(2,)).nodes] == ["Relu", "Neg"]
+
+
+def normalized(layers):
+    """Convolutions with batch normalization."""
+    rng, nodes, weights, last = np.random.default_rng(0), [], {}, "x"
+    for i in range(layers):
+        parts = [f"{name}{i}" for name in ("scale", "bias", "mean", "var")]
+        weights |= {f"w{i}": rng.standard_normal((8, 8, 3, 3)).astype(np.float32)}
+        weights |= {part: rng.random(8).astype(np.float32) + 0.5 for part in parts}
+        nodes += [
+            helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], pads=[1] * 4),
+            helper.make_node("BatchNormalization", [f"c{i}", *parts], [f"n{i}"]),
+            helper.make_node("Relu", [f"n{i}"], [f"r{i}"]),
+        ]
+        last = f"r{i}"
+    return model(nodes, [value("x", [1, 8, 16, 16])], [value(last, [1, 8, 16, 16])], weights).SerializeToString()
+
+
+def test_several_threads_optimize_at_once():
+    """The rules of the optimizer are objects of the process, which hold what they have found in a model."""
+    data, before = [normalized(12), towers().SerializeToString()], sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda i: Optimized(read_model(data[i % 2])), range(24)))
+    finally:
+        sys.setswitchinterval(before)
+    shapes = [{"x": (1, 8, 16, 16)}, {"x": (1, 4, 60, 60)}]
+    for i, optimized in enumerate(made):
+        assert len(optimized.bind(shapes[i % 2]).nodes) == (24, 4)[i % 2]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ cannot do refuses no model: there is no graph then, and onnxruntime runs the mod
 
 import logging
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ FOLDED_BYTES = 2**30
 """Bytes of all tensors that are computed from constants alone, in one model."""
 FOLDED_AT_BINDING = 2**24
 """Bytes of the tensors that become constants once shapes are bound: shapes, masks, coordinates."""
+_REWRITING = threading.Lock()
+"""onnxscript has one object of each rule in a process, which keeps what it has found in a model between two methods."""
 EARLIEST = 7
 """The first operator set that is understood. Sets before it broadcast in another way."""
 
@@ -154,9 +157,10 @@ def _fold(model: Any, budget: _Budget, *, rewrite: bool) -> None:
 
     most = 2**31  # elements; the budget counts bytes
     if rewrite:
-        optimizer.optimize_ir(
-            model, inline=False, should_fold=budget.admits, input_size_limit=most, output_size_limit=most
-        )
+        with _REWRITING:
+            optimizer.optimize_ir(
+                model, inline=False, should_fold=budget.admits, input_size_limit=most, output_size_limit=most
+            )
     else:
         optimizer.fold_constants(
             model,
