@@ -106,5 +106,6 @@ def multiply() -> Any:
                                 found = found + load_first(w[2] + 4 * ((row + r) * w[18] + column), n)
                             y = w[3] + 4 * (pair * w[17] + (row + r) * w[14] + column)
                             store_first(y, apply(w[5], found, p0, p1), n)
+        room[0] = 0  # Numba frees an array behind its last use: the address alone would not keep it
 
     return multiply.address
