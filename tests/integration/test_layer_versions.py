@@ -180,7 +180,7 @@ def test_actors_ask_for_weights_once_and_again_after_a_restart(ray_executor):
         layers.load("ray", [Step(w, None, spec)], room)
     launched = []
     send = Dispatch._send
-    Dispatch._send = lambda *a, weights=False, **k: launched.append(weights) or send(*a, weights=weights, **k)
+    Dispatch._send = lambda self, attempt, *a, **k: launched.append(attempt.weights) or send(self, attempt, *a, **k)
     try:
         with layers.using("ray") as layer:
 

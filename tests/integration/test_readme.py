@@ -13,7 +13,7 @@ START = (ROOT / "docs" / "getting-started.md").read_text()
 
 
 def test_the_ten_lines_run():
-    code = re.search(r"## Ten lines\n\n```python\n(.*?)```", START, re.DOTALL).group(1)
+    code = re.search(r"## Ten lines\n\n[^`]*`server`:\n\n```python\n(.*?)```", START, re.DOTALL).group(1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("(1, 256, 27, 27)\n")
