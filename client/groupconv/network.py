@@ -151,7 +151,7 @@ class Network(BaseNetwork):
 
     def state(self) -> NetworkState:
         """Who answers the calls of this network now, and how far its program is; `str(state)` says it in words."""
-        return (self.statistics()).state
+        return self.statistics().state
 
     def wait(
         self,

@@ -93,21 +93,21 @@ class BaseSession(Generic[C]):
         return {"timeout": self._seconds(timeout), "metadata": self._metadata}
 
 
-LONGEST = 10**8
-"""Most seconds of a timeout."""
+LONGEST_TIMEOUT = 10**8
+"""Most seconds of a timeout: more overflow gRPC's clock."""
 
 
 def check_timeout(timeout: Any) -> None:
     """Raise InvalidArgumentError if a timeout is neither a number of seconds nor None.
 
-    gRPC takes infinity, and what overflows its clock, for a deadline that has passed.
+    gRPC takes infinity, too, for a deadline that has passed.
     """
     if timeout is None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
         raise InvalidArgumentError("timeout", "a number of seconds, or None", timeout)
-    if not timeout <= LONGEST:
-        raise InvalidArgumentError("timeout", f"at most {LONGEST} seconds, or None", timeout)
+    if not timeout <= LONGEST_TIMEOUT:
+        raise InvalidArgumentError("timeout", f"at most {LONGEST_TIMEOUT} seconds, or None", timeout)
 
 
 def may_try_again(error: GroupconvError) -> bool:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from groupconv.errors import InvalidArgumentError
+from groupconv.session import LONGEST_TIMEOUT
 from groupconv_server.access.variables import PANEL as ACCESS
 from groupconv_server.config import Config
 from groupconv_server.coordinator.limits import Limits
@@ -25,8 +26,6 @@ from groupconv_worker.engines import ENGINES
 PREFIX = "GROUPCONV_"
 """Begins the name of every variable."""
 MIB, GIB = 2**20, 2**30
-LONGEST = 10**8
-"""Most seconds of an option, three years: waits of Python's locks end below infinity."""
 _c = Config()
 
 
@@ -82,7 +81,7 @@ class Settings(BaseSettings):
         _c.hedge,
         "Seconds after which a late shard also goes to a second worker; the first answer counts. Default: never.",
         ge=0.01,
-        le=LONGEST,
+        le=LONGEST_TIMEOUT,
     )
     spare_workers: int | None = setting(
         _c.spare_workers,
@@ -118,7 +117,7 @@ class Settings(BaseSettings):
     concurrency: int = setting(_c.concurrency, "Most requests that run at a time.", ge=1)
     queue: int = setting(_c.queue, "Most requests that wait; further ones are refused at once.", ge=0)
     queue_mib: int = setting(_c.queue_bytes // MIB, "Most memory of the requests that run or wait.", ge=1)
-    grace: float = setting(_c.grace, "Seconds that running requests have after SIGTERM.", ge=0, le=LONGEST)
+    grace: float = setting(_c.grace, "Seconds that running requests have after SIGTERM.", ge=0, le=LONGEST_TIMEOUT)
     max_message_mib: int = setting(_c.limits.message_bytes // MIB, "Largest request or answer.", ge=1, le=2047)
     max_tensor_mib: int = setting(_c.limits.tensor_bytes // MIB, "Largest output or padded input of a step.", ge=1)
     max_steps: int = setting(_c.limits.steps, "Most steps of a request.", ge=1)
@@ -137,7 +136,10 @@ class Settings(BaseSettings):
         _c.limits.stream_total_bytes // GIB, "Most data of the feature maps of one stream.", ge=1
     )
     stream_idle: float = setting(
-        _c.limits.stream_idle_seconds, "Seconds after which a stream that sends nothing ends.", ge=0.001, le=LONGEST
+        _c.limits.stream_idle_seconds,
+        "Seconds after which a stream that sends nothing ends.",
+        ge=0.001,
+        le=LONGEST_TIMEOUT,
     )
     layer_memory_mib: int = setting(
         _c.layer_bytes // MIB, "Most memory of resident layers, on the server and on each worker.", ge=1

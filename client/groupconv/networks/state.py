@@ -28,7 +28,7 @@ class Phase(Enum):
 PENDING = (Phase.COMPILING, Phase.MEASURING)
 """Phases that end by themselves."""
 _ORDER = (Phase.MEASURING, Phase.COMPILING, Phase.PROGRAM, Phase.SESSION, Phase.WAITING)
-"""Phases, those first that are said of a network that is in several."""
+"""Phases in the order in which `foremost` prefers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class NetworkState:
         phase: how far it is.
         worker: id of the worker; empty before the first call.
         shapes: of the inputs, by name.
-        compiled: of the kernels that had to be compiled, how many are.
-        kernels: that had to be compiled; 0 while that is not known.
+        compiled: how many of the `kernels` are compiled.
+        kernels: how many have to be compiled; 0 while that is not known.
         reason: why, for people.
         since: when the phase began, in seconds since 1970; 0 before the first call.
 
@@ -81,7 +81,7 @@ class NetworkState:
 
 
 NOT_CALLED = NetworkState(Phase.WAITING, reason="not called yet")
-"""Of a network without calls."""
+"""The state of a network without calls."""
 
 
 def foremost(states: Sequence[NetworkState]) -> NetworkState:

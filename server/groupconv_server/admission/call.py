@@ -19,6 +19,7 @@ from groupconv.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
+from groupconv.session import LONGEST_TIMEOUT
 from groupconv_server.admission.errors import fail
 from groupconv_server.admission.gate import Ticket, present
 from groupconv_server.admission.pool import step_aside, wait_for_client
@@ -183,7 +184,7 @@ def deadline_of(context: grpc.ServicerContext) -> float | None:
     """The caller's deadline on the clock of time.monotonic(), or None."""
     left = context.time_remaining()
     # a client without a deadline reads as one centuries away
-    return None if left is None or left > 10**8 else time.monotonic() + left
+    return None if left is None or left > LONGEST_TIMEOUT else time.monotonic() + left
 
 
 def kind_of(handler: Any) -> str:

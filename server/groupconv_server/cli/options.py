@@ -7,9 +7,10 @@ import typer
 
 from groupconv.convolution.spec import MATHS, ConvSpec
 from groupconv.errors import InvalidArgumentError
+from groupconv.session import LONGEST_TIMEOUT
 from groupconv_server.layers.catalogue import catalogue
 
-TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001, max=10**8)]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0.001, max=LONGEST_TIMEOUT)]
 
 
 MathOption = Annotated[

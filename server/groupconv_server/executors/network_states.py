@@ -1,4 +1,4 @@
-"""What the workers of an executor say of their networks, as one."""
+"""The states of networks on all workers of an executor."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from groupconv.networks.state import NetworkState
 from groupconv_worker.networks.runner import States
 
 SECONDS = 1.0
-"""That workers have to say it: who asks gets what came by then."""
+"""Seconds that workers have to answer; those that are late are left out."""
 
 
 def joined(found: Iterable[tuple[str, States]]) -> States:

@@ -78,9 +78,8 @@ class Background:
     def _measure(self) -> None:
         pause = PAUSE
         while not self._stop.wait(pause) and self._quiet():
-            if self.coordinator.executor.workers() and calibrate_workers(
-                self.coordinator, math.inf
-            ):  # a request ends it
+            # a request ends it
+            if self.coordinator.executor.workers() and calibrate_workers(self.coordinator, math.inf):
                 return
             pause = min(1.5 * pause, LONGEST_PAUSE)
 

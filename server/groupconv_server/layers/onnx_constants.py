@@ -39,7 +39,8 @@ def read_model(path: Path) -> Any:
             f"to read ONNX files, install what the server needs: pip install 'groupconv[server]' ({error})"
         ) from None
     if path.is_char_device() or path.stat().st_size > LONGEST:  # before the library reads all of it
-        raise InvalidArgumentError("file", "an ONNX model below 2 GiB", f"{path.name}, which is larger")
+        what = "a device" if path.is_char_device() else "a larger file"
+        raise InvalidArgumentError("file", "an ONNX model below 2 GiB", f"{path.name}, {what}")
     try:
         proto = onnx.load(path)
         _make_dense(proto)

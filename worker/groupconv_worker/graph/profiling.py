@@ -1,8 +1,8 @@
-"""How long each node of a model takes in onnxruntime: by its own profiler, in a session that is made for that.
+"""The time of each node of a model in onnxruntime, by its own profiler, in a session that is made for that.
 
-The runtime fuses nodes and names them anew. A fused node is the work of the model's node by whose output or name it is
-called; the other nodes of it are fused into that one. Those that depend on constants alone are computed when the
-session is made.
+The runtime fuses nodes and renames them. The name of a fused node is an output or the name of one of the model's nodes:
+that node has the time, and the others are fused into it. Nodes that depend on constants alone have no time, as they are
+computed when the session is made.
 """
 
 import json
@@ -18,16 +18,16 @@ import onnx
 from groupconv_worker.graph.sessions import make_session
 
 RENAMED = re.compile(r"_nchwc(_token_\d+)?$")
-"""What it adds to the name of an output, to call the node with blocked channels that makes it."""
+"""The end of the name of a node with blocked channels; the name of its output comes before."""
 SUFFIX = "_kernel_time"
-"""Of the events that are the runs of nodes."""
+"""The end of the name of an event that is the run of a node."""
 
 
 class NodeTimes(NamedTuple):
     """The times of a graph's nodes, by their first outputs.
 
     Attributes:
-        seconds: of nodes.
+        seconds: of the nodes that were timed.
         fused: for nodes that were fused into another one, the first output of that one.
     """
 
@@ -125,7 +125,7 @@ def of_nodes(nodes: Any, optimized: Any, spent: Mapping[str, float]) -> NodeTime
 def _unclaimed(
     nodes: Any, makers: Mapping[str, int], found: Mapping[int, float], into: Mapping[int, int], owner: int
 ) -> list[int]:
-    """The nodes before one that only lead to it, and have no time of their own."""
+    """The nodes before `owner` that have no time of their own, and so were fused into it."""
     group: list[int] = []
     waiting = [owner]
     while waiting:
@@ -138,7 +138,7 @@ def _unclaimed(
 
 
 def _give_to_readers(optimized: Any, owners: list[int | None]) -> None:
-    """Nodes that the runtime has added, as those that reorder, are the work of those that read what they make."""
+    """Count a node that the runtime has added, such as a reorder, as the work of the node that reads its output."""
     readers: dict[str, int] = {}
     for i in reversed(range(len(optimized))):
         if owners[i] is None:
@@ -149,7 +149,7 @@ def _give_to_readers(optimized: Any, owners: list[int | None]) -> None:
 
 
 def _take_from_inputs(optimized: Any, owners: list[int | None]) -> None:
-    """Those without a reader are the work of what they read."""
+    """Count an added node that nothing reads as the work of the node whose output it reads."""
     made: dict[str, int] = {}
     for i, node in enumerate(optimized):
         if owners[i] is None:

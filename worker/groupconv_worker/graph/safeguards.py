@@ -1,6 +1,6 @@
-"""Checks that a model is given for what only its values tell: onnxruntime would end the process, or take its memory.
+"""Checks that are added to a model, where values decide whether onnxruntime would crash or take all memory.
 
-They are nodes of ONNX that fail while the network runs, with a name by which `refusal` knows them:
+They are ONNX nodes that fail while the network runs; `refusal` recognizes them by their names:
 
 - A transposed convolution with three axes of space or more ends the process if its input has no elements. `Reshape` to
   [-1, 0, 0, …], which means the shape that it has, refuses such an input. It copies nothing.
@@ -21,7 +21,7 @@ from groupconv_worker.graph.model import Model
 MOST = 2**27
 """Elements that a loop may carry from turn to turn: 512 MiB of float32."""
 MARK = "groupconv checks "
-"""What the names of the nodes that check begin with; the path of the node that they are for follows."""
+"""The names of checks begin so; the path of the node that they guard follows."""
 FAILED = re.compile(rf"running (Reshape|Gather) node\. Name:'[^']*{MARK}(.*?)' Status Message")
 
 
@@ -71,7 +71,7 @@ class _Guards:
         sequences: whether a tensor without a type may be a sequence, which has no size.
 
     Attributes:
-        count: of the checks.
+        count: how many checks were added.
     """
 
     def __init__(self, constants: Mapping[str, Sequence[int]], *, sequences: bool) -> None:

@@ -56,7 +56,7 @@ class LaneExecutor(RemoteExecutor):
         lane_network_calls.prepare(self.membership, network, version, model)
 
     def network_states(self) -> States:
-        """Of the workers that are ready."""
+        """As of `Executor`, of the workers that are ready."""
         return lane_network_calls.states(self.membership)
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:

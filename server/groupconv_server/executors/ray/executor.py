@@ -102,7 +102,7 @@ class RayExecutor(RemoteExecutor):
         network_calls.prepare(self.membership.wait(None)[0], network, version, model)
 
     def network_states(self) -> States:
-        """Of the workers that are ready."""
+        """As of `Executor`, of the workers that are ready."""
         return network_calls.states(self.membership)
 
     def run_network(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun]:
