@@ -79,7 +79,7 @@ def test_files_of_numpy(near, net, expected, tmp_path):
 
 
 class SpatialMean:
-    """A sink that adds up what it gets, as docs/networks.md has it."""
+    """A sink that adds up what it gets, as docs/network-streams.md has it."""
 
     def __init__(self, shape):
         self.shape, self.dtype, self.total = shape, np.dtype(np.float32), np.zeros(shape[:2])
