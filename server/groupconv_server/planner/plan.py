@@ -10,9 +10,10 @@ from cachetools import FIFOCache
 from groupconv.convolution.plan import Alternative, Plan, StepPlan
 from groupconv_server.planner.cuts import Cut
 from groupconv_server.planner.describe import described
+from groupconv_server.planner.history import History
 from groupconv_server.planner.rates import Rates
 from groupconv_server.planner.search import PlannedChain, cut_chain, refusal, search
-from groupconv_server.planner.statistics import Chain, History, Statistics
+from groupconv_server.planner.statistics import Chain, Statistics
 from groupconv_worker.contract import Problem
 
 CACHED = 4096

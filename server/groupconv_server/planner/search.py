@@ -17,10 +17,11 @@ from groupconv.errors import InvalidArgumentError
 from groupconv.text import counted
 from groupconv_server.planner.candidates import along, cut_of, grids, row_of
 from groupconv_server.planner.cuts import Cut, Piece, dimensions
+from groupconv_server.planner.history import TRIALS, History
 from groupconv_server.planner.model import Prediction, predict, screen
 from groupconv_server.planner.pieces import pieces
 from groupconv_server.planner.rates import Rates
-from groupconv_server.planner.statistics import TRIALS, Chain, History
+from groupconv_server.planner.statistics import Chain
 from groupconv_worker.contract import Problem
 
 EXACT = 6

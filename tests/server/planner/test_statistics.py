@@ -7,8 +7,8 @@ from groupconv import ConvSpec, resolve
 from groupconv.convolution.dtypes import types_of
 from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.planner import Cut, Planner, Rates, Statistics
+from groupconv_server.planner.history import TRIALS
 from groupconv_server.planner.plan import DOUBTS
-from groupconv_server.planner.statistics import TRIALS
 from groupconv_worker.contract import Problem
 
 F32 = np.dtype("float32")
