@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from groupconv import calls, network_calls
 from groupconv.arguments import checked_steps
-from groupconv.async_session import AsyncSession, small
+from groupconv.async_session import small
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
@@ -20,6 +20,7 @@ from groupconv.networks.info import NetworkInfo
 from groupconv.networks.windows import StreamPlan
 from groupconv.options import CallOptions, StreamConv, Streaming, check_names, spec_or_default, split_streaming
 from groupconv.planning import Planning
+from groupconv.streaming.async_session import AsyncStreamSession
 from groupconv.streaming.network import NetworkStream, NetworkStreaming
 from groupconv.streaming.progress import ProgressCallback, reported
 from groupconv.streaming.stream import Transfer, transfer
@@ -46,7 +47,7 @@ def connect(
     return Client(connection.open_aio(), connection, timeout=timeout, shared=shared)
 
 
-class Client(AsyncSession, Planning[Awaitable[Plan]], Convolutions[Awaitable[Array]]):
+class Client(AsyncStreamSession, Planning[Awaitable[Plan]], Convolutions[Awaitable[Array]]):
     """A client that does not block the event loop. Close it, or use it as an async context manager."""
 
     async def run(

@@ -8,12 +8,12 @@ from groupconv.network import BaseNetwork, Network
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.windows import StreamPlan
 from groupconv.options import check_names
-from groupconv.session import Session
 from groupconv.streaming.network import NetworkStream, NetworkStreaming
 from groupconv.streaming.progress import ProgressCallback, reported
+from groupconv.streaming.session import StreamSession
 
 
-class NetworkClient(Session):
+class NetworkClient(StreamSession):
     """Loads, finds, streams and unloads networks."""
 
     def load_network(

@@ -5,7 +5,7 @@ import math
 import time
 from typing import Any, Protocol
 
-from groupconv.errors import ResourceExhaustedError
+from groupconv.errors import ForeignServerError, GroupconvError, ResourceExhaustedError, TlsError
 
 log = logging.getLogger(__name__)
 PATIENCE = 60.0
@@ -85,3 +85,10 @@ class Attempts:
             log.warning(text)
         else:
             show(text)
+
+
+def may_try_again(error: GroupconvError) -> bool:
+    """Whether a call may succeed later: after a lost connection, or when the server is less busy."""
+    if isinstance(error, ResourceExhaustedError):
+        return error.retry_after is not None
+    return not isinstance(error, TlsError | ForeignServerError)
