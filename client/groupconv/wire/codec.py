@@ -1,10 +1,10 @@
-r"""Messages with one large tensor, read and written without protobuf's copies.
+r"""Messages with one large tensor, written without protobuf's copies; and what was decoded of such messages.
 
-protobuf copies a `bytes` field when it is set, when it is serialized and at each read. To read, `scan` separates the
-tensor's bytes from the rest of the message, which is small and goes through protobuf. To write, `message_with` makes a
-message with space for the elements, and the caller computes them there. Messages are ordinary protobuf on the wire.
+protobuf copies a `bytes` field when it is set, when it is serialized and at each read. To write, `message_with` makes a
+message with space for the elements, and the caller computes them there. To read, see scan.py. Messages are ordinary
+protobuf on the wire.
 
-Source: the protobuf encoding guide. Unusual encodings (groups, overlong numbers, broken bytes) are left to protobuf.
+Source: the protobuf encoding guide.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ DATA_TYPES: dict[np.dtype, tensor_pb2.DataType.ValueType] = {
 MAX_CACHED = 1024
 """Bytes beside the payload of a message that a `DecodeCache` keeps."""
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_LENGTH = 2  # the wire type of what has a length
 _DTYPE, _SHAPE, _DATA, _PADDING = 0x08, 0x12, 0x1A, 0x22  # tags of the fields of Tensor
 _MAX_LENGTH = 2**31 - 1  # of a protobuf message
 _START = 4  # bytes before every payload: two tags and two lengths
@@ -40,30 +40,6 @@ _address = ctypes.pythonapi.PyBytes_AsString
 _address.argtypes, _address.restype = (ctypes.py_object,), ctypes.c_void_p
 
 
-def scan(message: bytes, path: Sequence[int]) -> tuple[bytes, memoryview | None]:
-    r"""Separate the payload from the rest of a message.
-
-    Args:
-        message: on the wire.
-        path: field numbers that lead to the payload, a `bytes` field: (1, 3) is field 3 of the message in field 1.
-
-    Returns:
-        The message without the payload, and the payload as a view of `message`. If there is no payload, or the message
-        has an unusual encoding: the whole message and None; protobuf then reads it or reports what is wrong.
-
-    Example:
-        >>> small, payload = scan(b"\x0a\x06\x08\x03\x1a\x02ab\x28\x01", (1, 3))
-        >>> small, bytes(payload)
-        (b'\n\x02\x08\x03(\x01', b'ab')
-    """
-    view = memoryview(message)
-    try:
-        parts, found = _without(view, 0, len(message), path)
-    except (IndexError, ValueError):
-        return message, None
-    return (message, None) if found is None else (b"".join(parts), found)
-
-
 class DecodeCache(Generic[Decoded]):
     r"""Decoded messages by their bytes beside the payload. Messages of one layer differ in the payload alone.
 
@@ -74,6 +50,7 @@ class DecodeCache(Generic[Decoded]):
         size: number of messages to keep.
 
     Example:
+        >>> from groupconv.wire.scan import scan
         >>> cache = DecodeCache()
         >>> message = b"\x0a\x06\x08\x03\x1a\x02ab\x28\x01"
         >>> cache.put(message, scan(message, (1, 3))[1], "a float32, for layer 1")
@@ -231,59 +208,3 @@ class _Memory(ctypes.c_char * _MAX_LENGTH):  # type: ignore[misc] # mypy does no
     """The memory of `message`, writable. Its length is nominal: arrays over it must stay within the message."""
 
     __slots__ = ("message",)
-
-
-def _without(
-    view: memoryview, at: int, end: int, path: Sequence[int]
-) -> tuple[list[bytes | memoryview], memoryview | None]:
-    """The parts of a message outside the payload, and the payload. Of several, protobuf takes the last."""
-    parts: list[bytes | memoryview] = []
-    found: memoryview | None = None
-    wanted = path[0] << 3 | _LENGTH
-    kept = at  # start of the bytes that are not yet in `parts`
-    while at < end:
-        start = at
-        tag, at = _number(view, at, 5)
-        kind = tag & 7
-        if tag < 8:  # field 0
-            raise ValueError(tag)
-        if kind == _LENGTH:
-            length, at = _number(view, at, 5)
-            stop = at + length
-            if stop > end:
-                raise ValueError(length)
-            if tag == wanted:
-                parts.append(view[kept:start])
-                if len(path) == 1:
-                    found = view[at:stop]
-                else:
-                    inner, payload = _without(view, at, stop, path[1:])
-                    found = found if payload is None else payload
-                    parts += [varint(tag), varint(sum(map(len, inner))), *inner]
-                kept = stop
-            at = stop
-        elif kind == _VARINT:
-            _, at = _number(view, at, 10)
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError(kind)
-    if at != end:
-        raise ValueError(at)
-    parts.append(view[kept:end])
-    return parts, found
-
-
-def _number(view: memoryview, at: int, most: int) -> tuple[int, int]:
-    """Read a varint of at most `most` bytes: its value, and the offset after it."""
-    byte = view[at]
-    if byte < 0x80:
-        return byte, at + 1
-    value, shift = byte & 0x7F, 7
-    for i in range(at + 1, at + most):
-        byte = view[i]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, i + 1
-        shift += 7
-    raise ValueError(at)

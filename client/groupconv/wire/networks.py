@@ -15,9 +15,10 @@ from groupconv.networks.state import NetworkState, Phase
 from groupconv.networks.tensors import MAX_AXES, NETWORK_DTYPES, TensorInfo
 from groupconv.v1 import network_pb2, tensor_pb2
 from groupconv.wire.chunks import packed
-from groupconv.wire.codec import message_with, offset, scan, writable
+from groupconv.wire.codec import message_with, offset, writable
 from groupconv.wire.cuts import cuts_from_wire, cuts_to_wire
 from groupconv.wire.layers import CHUNK_BYTES
+from groupconv.wire.scan import scan
 from groupconv.wire.tensors import array_over
 
 Array = NDArray[Any]

@@ -14,7 +14,8 @@ from groupconv.errors import DataLossError
 from groupconv.gpu.arrays import DeviceArray, Tensor
 from groupconv.moved import moved_names
 from groupconv.v1 import convolution_pb2, spec_pb2
-from groupconv.wire.codec import DecodeCache, message_with, offset, scan, writable
+from groupconv.wire.codec import DecodeCache, message_with, offset, writable
+from groupconv.wire.scan import scan
 from groupconv.wire.specs import NO_REPORT, report_from_wire, spec_to_wire
 from groupconv.wire.tensors import from_wire, to_wire, type_to_wire
 

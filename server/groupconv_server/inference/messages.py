@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
-from groupconv.wire.codec import ALIGNMENT, DecodeCache, allocate, scan, varint
+from groupconv.wire.codec import ALIGNMENT, DecodeCache, allocate, varint
+from groupconv.wire.scan import scan
 from groupconv_server.inference.v2 import infer_pb2
 
 _RAW_INPUT, _RAW_OUTPUT = 7, 6  # fields of ModelInferRequest and ModelInferResponse

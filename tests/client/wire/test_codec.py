@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from groupconv.convolution.dtypes import DTYPES
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, tensor_pb2
-from groupconv.wire.codec import ALIGNMENT, DecodeCache, message_with, scan, writable
+from groupconv.wire.codec import ALIGNMENT, DecodeCache, message_with, writable
 from groupconv.wire.requests import with_input
+from groupconv.wire.scan import scan
 from groupconv.wire.tensors import from_wire, to_wire
 from strategies import array
 
