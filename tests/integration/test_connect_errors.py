@@ -4,6 +4,7 @@ import asyncio
 import http.server
 import re
 import socket
+import socketserver
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -90,6 +91,20 @@ def web():
         thread.join()
 
 
+class _Closes(socketserver.BaseRequestHandler):
+    """Closes each connection, as the port of a container whose program does not listen yet."""
+
+
+@pytest.fixture(scope="module")
+def closes():
+    with socketserver.TCPServer(("127.0.0.1", 0), _Closes) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def other_grpc():
     with ThreadPoolExecutor(1) as pool:
@@ -130,6 +145,8 @@ TROUBLE = [
     ("nobody", {"tls": True}, NoServerError, r"Connection refused"),
     ("web", {}, ForeignServerError, r"does not speak gRPC and is not groupconv; .*--target"),
     ("other_grpc", {}, ForeignServerError, r"is not groupconv"),
+    ("closes", {}, NoServerError, r"closed at once: .* starting or stopped .*; try again, .*--target"),
+    ("closes", {"tls": True}, NoServerError, r"closed at once: .* starting or stopped .*; try again, .*--target"),
 ]
 
 

@@ -62,7 +62,7 @@ def _diagnose_plaintext(connection: Connection, plain: socket.socket) -> Connect
     if answer[:1] == bytes((_TLS_ALERT,)) or (not answer.startswith(b"HTTP/") and _uses_tls(connection.target)):
         cure = "connect with tls=True, or with root_certificates=FILE for a CA of your own (--tls, --ca FILE)"
         return TlsError(connection.target, f"the server uses TLS and this client does not; {cure}")
-    return _foreign(connection.target, answer)
+    return _foreign(connection.target, answer) if answer else _closed(connection.target)
 
 
 def _diagnose_tls(connection: Connection, plain: socket.socket) -> ConnectError | None:
@@ -97,6 +97,8 @@ def _diagnose_tls(connection: Connection, plain: socket.socket) -> ConnectError 
 
 
 def _not_tls(target: str) -> ConnectError:
+    if not _answers_plaintext(target):
+        return _closed(target)
     cure = "connect without tls=True and certificates (--tls, --ca), or start the server with --tls-cert and --tls-key"
     return TlsError(target, f"this client uses TLS and the server does not; {cure}")
 
@@ -113,6 +115,13 @@ def _foreign(target: str, answer: bytes) -> ConnectError:
     return ForeignServerError(
         target, f"the server there {kind} and is not groupconv; give another address (target, --target)"
     )
+
+
+def _closed(target: str) -> ConnectError:
+    """A container's port accepts connections before the server in it listens, so this is no `ForeignServerError`."""
+    why = "the server behind the port is starting or stopped (as in a container), or it is not groupconv"
+    cure = "try again, or give another address (target, --target)"
+    return NoServerError(target, f"a connection is accepted there and closed at once: {why}; {cure}")
 
 
 def _silent(target: str) -> ConnectError:
@@ -170,6 +179,17 @@ def _greeted(connected: socket.socket) -> bytes:
         raise
     except OSError:
         return b""
+
+
+def _answers_plaintext(target: str) -> bool:
+    """Whether anything comes back without TLS, or may still come."""
+    try:
+        with _connect(target) as plain:
+            return bool(_greeted(plain))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
 
 
 def _uses_tls(target: str) -> bool:
