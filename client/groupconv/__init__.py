@@ -7,6 +7,7 @@ Example:
 """
 
 from groupconv import aio, moved
+from groupconv.async_layer import AsyncLayer
 from groupconv.client import Client, connect
 from groupconv.convolution.geometry import Geometry, resolve
 from groupconv.convolution.plan import Plan
@@ -15,7 +16,7 @@ from groupconv.convolution.spec import Activation, ConvSpec
 from groupconv.convolution.steps import Result, Step
 from groupconv.convolution.totals import receptive_field
 from groupconv.errors import GroupconvError
-from groupconv.layer import AsyncLayer, Layer, LayerInfo
+from groupconv.layer import Layer, LayerInfo
 from groupconv.network import AsyncNetwork, Network
 from groupconv.network_calls import NetworkResult
 from groupconv.networks.info import NetworkInfo

@@ -6,13 +6,14 @@ from typing import Any, Unpack
 
 from groupconv import calls, network_calls
 from groupconv.arguments import checked_steps
+from groupconv.async_layer import AsyncLayer
 from groupconv.async_session import small
 from groupconv.convolution.plan import Plan
 from groupconv.convolution.spec import ConvSpec
 from groupconv.convolution.steps import Array, Result, Step
 from groupconv.convolutions import Convolutions
 from groupconv.gpu.arrays import as_device_array
-from groupconv.layer import AsyncLayer, LayerInfo
+from groupconv.layer import LayerInfo
 from groupconv.layouts import Layout
 from groupconv.memory.shared import Mode, shared_memory_of
 from groupconv.network import AsyncNetwork, BaseNetwork

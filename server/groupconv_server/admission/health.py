@@ -17,8 +17,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from groupconv.errors import GroupconvError, InvalidArgumentError
-from groupconv_server.admission.call import kind_of
 from groupconv_server.admission.errors import abort
+from groupconv_server.admission.method import kind_of
 from groupconv_server.memory.malloc import give_back
 
 READ_SECONDS = 2.0

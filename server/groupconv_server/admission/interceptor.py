@@ -10,10 +10,11 @@ import grpc
 
 from groupconv.errors import GroupconvError, UnimplementedError
 from groupconv_server.access.tokens import Tokens
-from groupconv_server.admission.call import Method
 from groupconv_server.admission.errors import abort
 from groupconv_server.admission.gate import Gate
 from groupconv_server.admission.health import HealthCalls
+from groupconv_server.admission.method import Method
+from groupconv_server.admission.streams import KINDS
 from groupconv_server.telemetry.request import Request, current
 from groupconv_server.telemetry.requests import Requests
 from groupconv_server.telemetry.traces import Traces
@@ -59,7 +60,7 @@ class Interceptor(grpc.ServerInterceptor):
             ticket = self._gate.enter(caller, brief=method.brief, awaited=method.awaited)
         except GroupconvError as error:
             return self._refusing(error, request)
-        return method.kind(method, request, ticket)
+        return KINDS[method.streams_in, method.streams_out](method, request, ticket)
 
     def _trusted(self, details: grpc.HandlerCallDetails) -> bool:
         """True if a call of the health service has a token, or needs none."""
