@@ -24,8 +24,8 @@ from groupconv.streaming.stream import Transfer, better_streamed, transfer
 from groupconv.transport.exchange import Exchange, Request, call_method, decode
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2
 from groupconv.wire.layers import LayerInfo, info_from_wire, load_messages
-from groupconv.wire.requests import CONVOLVE, convolve_request, plan_request, read_answer, request_fields, result_of
-from groupconv.wire.specs import plan_from_wire
+from groupconv.wire.plans import plan_from_wire, plan_request
+from groupconv.wire.requests import CONVOLVE, convolve_request, read_answer, request_fields, result_of
 
 LOAD = "/groupconv.v1.LayerService/LoadLayer"
 """The streaming method that takes the messages of `load`."""

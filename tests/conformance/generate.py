@@ -23,7 +23,8 @@ from groupconv.convolution.steps import Step, geometries
 from groupconv.errors import InvalidArgumentError
 from groupconv.transport.channel import from_rpc_error
 from groupconv.v1 import convolution_pb2
-from groupconv.wire.requests import plan_request, request_fields, steps_to_wire
+from groupconv.wire.plans import plan_request
+from groupconv.wire.requests import request_fields, steps_to_wire
 from groupconv.wire.specs import spec_from_wire, spec_to_wire
 from groupconv.wire.tensors import to_wire
 from groupconv_server.config import Config

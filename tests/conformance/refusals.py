@@ -9,7 +9,8 @@ from google.protobuf.message import Message
 from groupconv import ConvSpec, Step
 from groupconv.arguments import prepare
 from groupconv.v1 import convolution_pb2, layer_pb2, network_pb2
-from groupconv.wire.requests import convolve_request, plan_request
+from groupconv.wire.plans import plan_request
+from groupconv.wire.requests import convolve_request
 
 CONVOLVE = "groupconv.v1.ConvolutionService/Convolve"
 PLAN = "groupconv.v1.ConvolutionService/PlanConvolution"

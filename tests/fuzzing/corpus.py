@@ -10,7 +10,8 @@ from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, memory_pb2, st
 from groupconv.wire.chunks import packed
 from groupconv.wire.compress import compressed
 from groupconv.wire.layers import load_messages
-from groupconv.wire.requests import plan_request, steps_to_wire
+from groupconv.wire.plans import plan_request
+from groupconv.wire.requests import steps_to_wire
 from groupconv.wire.tensors import tensor_in_region, to_wire, type_to_wire
 from groupconv_server.inference.v2 import (
     infer_pb2,

@@ -1,23 +1,21 @@
 """Messages of ConvolutionService: requests to bytes, answers to arrays."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from groupconv.arguments import fill
-from groupconv.convolution.dtypes import as_dtype
-from groupconv.convolution.spec import ConvSpec
-from groupconv.convolution.steps import Array, Result, Step, geometries
+from groupconv.convolution.steps import Array, Result, Step
 from groupconv.errors import DataLossError
 from groupconv.gpu.arrays import DeviceArray, Tensor
 from groupconv.moved import moved_names
 from groupconv.v1 import convolution_pb2, spec_pb2
 from groupconv.wire.codec import DecodeCache, message_with, offset, writable
+from groupconv.wire.plans import NO_REPORT, report_from_wire
 from groupconv.wire.scan import scan
-from groupconv.wire.specs import NO_REPORT, report_from_wire, spec_to_wire
-from groupconv.wire.tensors import from_wire, to_wire, type_to_wire
+from groupconv.wire.specs import spec_to_wire
+from groupconv.wire.tensors import from_wire, to_wire
 
 CONVOLVE = "/groupconv.v1.ConvolutionService/Convolve"
 
@@ -62,33 +60,6 @@ def steps_to_wire(steps: Iterable[Step]) -> list[spec_pb2.Step]:
         )
         for i, s in enumerate(steps)
     ]
-
-
-def plan_request(
-    input_shape: Sequence[int],
-    kernel_shapes: Sequence[Sequence[int]],
-    specs: Sequence[ConvSpec],
-    dtype: Any,
-    *,
-    allow_reordering: bool = False,
-    cut: str = "",
-) -> convolution_pb2.PlanConvolutionRequest:
-    """The message that asks for a plan.
-
-    Raises:
-        InvalidArgumentError: the shapes do not fit, or the dtype is not supported.
-    """
-    geometries(specs, input_shape, kernel_shapes)
-    of = as_dtype("dtype", dtype)
-    return convolution_pb2.PlanConvolutionRequest(
-        allow_reordering=allow_reordering,
-        cut=cut,
-        input=type_to_wire(of, tuple(input_shape)),
-        steps=[
-            spec_pb2.StepType(kernel=type_to_wire(of, tuple(shape)), spec=spec_to_wire(spec))
-            for shape, spec in zip(kernel_shapes, specs, strict=True)
-        ],
-    )
 
 
 Answer = tuple[convolution_pb2.ConvolveResponse, Tensor]

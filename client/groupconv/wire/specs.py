@@ -1,13 +1,11 @@
-"""Specs, plans and reports to messages and back."""
+"""Specs to messages and back."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from groupconv.convolution.plan import Alternative, Plan, Range, Shard, StepPlan
-from groupconv.convolution.report import Report, ShardReport
 from groupconv.convolution.spec import ACTIVATIONS, MATHS, PADDING_MODES, Activation, ConvSpec
 from groupconv.errors import InvalidArgumentError
-from groupconv.v1 import convolution_pb2, plan_pb2, spec_pb2
+from groupconv.v1 import spec_pb2
 
 _MODES: dict[str, Any] = {m: spec_pb2.PaddingMode.Value(f"PADDING_MODE_{m.upper()}") for m in PADDING_MODES}
 _KINDS: dict[str, Any] = {k: spec_pb2.Activation.Kind.Value(f"KIND_{k.upper()}") for k in ACTIVATIONS}
@@ -75,103 +73,6 @@ def spec_from_wire(message: spec_pb2.ConvSpec) -> ConvSpec:
     )
 
 
-def plan_to_wire(plan: Plan) -> plan_pb2.Plan:
-    """A plan as a message."""
-    return plan_pb2.Plan(
-        steps=[
-            plan_pb2.StepPlan(
-                variant=s.variant,
-                input_shape=s.input_shape,
-                kernel_shape=s.kernel_shape,
-                output_shape=s.output_shape,
-                groups=s.groups,
-                cut=s.cut,
-                reason=s.reason,
-                shards=map(_shard_to_wire, s.shards),
-                predicted_seconds=s.seconds,
-                alternatives=[
-                    plan_pb2.Alternative(cut=a.cut, shards=a.shards, predicted_seconds=a.seconds, measured=a.measured)
-                    for a in s.alternatives
-                ],
-                joined=s.joined,
-                stride=s.stride,
-                dilation=s.dilation,
-                transposed=s.transposed,
-                measured=s.measured,
-            )
-            for s in plan.steps
-        ]
-    )
-
-
-def plan_from_wire(message: plan_pb2.Plan) -> Plan:
-    """A message as a plan."""
-    return Plan(
-        tuple(
-            StepPlan(
-                variant=s.variant,
-                input_shape=tuple(s.input_shape),
-                kernel_shape=tuple(s.kernel_shape),
-                output_shape=tuple(s.output_shape),
-                groups=s.groups,
-                cut=s.cut,
-                reason=s.reason,
-                shards=tuple(map(_shard_from_wire, s.shards)),
-                seconds=s.predicted_seconds,
-                alternatives=tuple(
-                    Alternative(a.cut, a.shards, a.predicted_seconds, a.measured) for a in s.alternatives
-                ),
-                joined=s.joined,
-                stride=tuple(s.stride),
-                dilation=tuple(s.dilation),
-                transposed=s.transposed,
-                measured=s.measured,
-            )
-            for s in message.steps
-        )
-    )
-
-
-def report_to_wire(report: Report, response: convolution_pb2.ConvolveResponse) -> None:
-    """Write a report into a response."""
-    response.plan.CopyFrom(plan_to_wire(report.plan))
-    for shards in report.steps:
-        step = response.steps.add()
-        for s in shards:
-            step.shards.add(
-                index=s.index,
-                worker=s.worker,
-                algorithm=s.algorithm,
-                seconds=s.seconds,
-                compute_seconds=s.compute_seconds,
-                attempts=s.attempts,
-                improving=s.improving,
-            )
-    for name, seconds in report.phases.items():
-        response.phases.add(name=name, seconds=seconds)
-
-
-def report_from_wire(response: convolution_pb2.ConvolveResponse) -> Report:
-    """The report of a response, or `NO_REPORT`."""
-    if not response.HasField("plan"):
-        return NO_REPORT
-    return Report(
-        plan=plan_from_wire(response.plan),
-        steps=tuple(
-            tuple(
-                ShardReport(s.index, s.worker, s.algorithm, s.seconds, s.compute_seconds, s.attempts, s.improving)
-                for s in step.shards
-            )
-            for step in response.steps
-        ),
-        phases={phase.name: phase.seconds for phase in response.phases},
-    )
-
-
-NO_REPORT = Report(Plan(()), ())
-"""Stands for the report of a response without one."""
-
-
 def _listed(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
@@ -205,33 +106,3 @@ def _activation(message: spec_pb2.ConvSpec) -> Activation | None:
         return None
     kind = _known("activation.kind", message.activation.kind, _KINDS_BACK)
     return Activation(kind, tuple(message.activation.slope))
-
-
-def _shard_to_wire(s: Shard) -> plan_pb2.ShardPlan:
-    return plan_pb2.ShardPlan(
-        index=s.index,
-        worker=s.worker,
-        input=[plan_pb2.Range(start=r.start, stop=r.stop) for r in s.input],
-        kernel=[plan_pb2.Range(start=r.start, stop=r.stop) for r in s.kernel],
-        output=[plan_pb2.Range(start=r.start, stop=r.stop) for r in s.output],
-        bytes_in=s.bytes_in,
-        bytes_out=s.bytes_out,
-        multiply_adds=s.multiply_adds,
-        predicted_seconds=s.seconds,
-        partial=s.partial,
-    )
-
-
-def _shard_from_wire(s: plan_pb2.ShardPlan) -> Shard:
-    return Shard(
-        index=s.index,
-        worker=s.worker,
-        input=tuple(Range(r.start, r.stop) for r in s.input),
-        kernel=tuple(Range(r.start, r.stop) for r in s.kernel),
-        output=tuple(Range(r.start, r.stop) for r in s.output),
-        bytes_in=s.bytes_in,
-        bytes_out=s.bytes_out,
-        multiply_adds=s.multiply_adds,
-        seconds=s.predicted_seconds,
-        partial=s.partial,
-    )

@@ -14,8 +14,8 @@ from groupconv.convolution.steps import Array, Result, Step
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2
 from groupconv.wire.codec import DecodeCache, message_with
+from groupconv.wire.plans import plan_to_wire, report_to_wire
 from groupconv.wire.scan import scan
-from groupconv.wire.specs import plan_to_wire, report_to_wire
 from groupconv.wire.tensors import type_from_wire
 from groupconv_server.admission.call import deadline_of
 from groupconv_server.admission.gate import reserve

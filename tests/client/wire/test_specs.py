@@ -13,14 +13,8 @@ from groupconv.convolution.report import Report, ShardReport
 from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv.v1 import convolution_pb2, spec_pb2, tensor_pb2
-from groupconv.wire.specs import (
-    plan_from_wire,
-    plan_to_wire,
-    report_from_wire,
-    report_to_wire,
-    spec_from_wire,
-    spec_to_wire,
-)
+from groupconv.wire.plans import plan_from_wire, plan_to_wire, report_from_wire, report_to_wire
+from groupconv.wire.specs import spec_from_wire, spec_to_wire
 from groupconv.wire.tensors import from_wire, to_wire
 from strategies import Case, array, cases
 
