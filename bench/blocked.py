@@ -26,7 +26,8 @@ from groupconv import ConvSpec, resolve
 from groupconv_worker.cpu.blocked.convolution import convolution
 from groupconv_worker.cpu.blocked.epilogue import Epilogue
 from groupconv_worker.cpu.blocked.layout import Blocked, Plain, aligned, blocked
-from groupconv_worker.cpu.program import Program, Scratch
+from groupconv_worker.cpu.program import Program
+from groupconv_worker.cpu.stages import Scratch
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 

@@ -14,12 +14,12 @@ def test_the_table_of_caches_says_what_the_code_does():
     from groupconv_server.layers import version
     from groupconv_server.planner import plan, statistics
     from groupconv_server.telemetry import series
-    from groupconv_worker import choice_file
     from groupconv_worker.cpu import compiler
     from groupconv_worker.cpu.algorithms import onnx, plane
     from groupconv_worker.cpu.workspace import BufferPool
     from groupconv_worker.cuda import captured_runs, cudnn, device
     from groupconv_worker.lanes import shards
+    from groupconv_worker.tuning import choice_file
 
     rows = re.search(r"### Caches\n.*?\n\n(\| cache .*?)\n\n", OPERATIONS, re.DOTALL)
     assert rows is not None

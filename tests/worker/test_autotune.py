@@ -14,13 +14,14 @@ import pytest
 from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
-from groupconv_worker import autotune, choice_file, code_version, stopwatch
+from groupconv_worker import code_version
 from groupconv_worker.activity import Activity
-from groupconv_worker.autotune import Tuner
-from groupconv_worker.choice_file import ChoiceFile
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.engine import CpuEngine
-from groupconv_worker.stopwatch import BusyError
+from groupconv_worker.tuning import autotune, choice_file, stopwatch
+from groupconv_worker.tuning.autotune import Tuner
+from groupconv_worker.tuning.choice_file import ChoiceFile
+from groupconv_worker.tuning.stopwatch import BusyError
 
 SHAPES = (1, 4, 40, 40), (4, 2, 5, 5)
 F32 = np.dtype("float32")
@@ -334,7 +335,7 @@ def test_candidates_are_measured_in_gaps_between_shards(clock):
 
 @pytest.mark.parametrize("how", ["all the time", "during every run"])
 def test_where_there_is_no_gap_nothing_is_chosen(monkeypatch, clock, how):
-    monkeypatch.setattr("groupconv_worker.stopwatch.PATIENCE", 0.01)
+    monkeypatch.setattr("groupconv_worker.tuning.stopwatch.PATIENCE", 0.01)
     activity = Activity()
 
     class Busy(Candidate):

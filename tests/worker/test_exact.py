@@ -11,9 +11,9 @@ from groupconv.convolution.geometry import resolve
 from groupconv.wire.specs import spec_from_wire, spec_to_wire
 from groupconv_server.config import Config
 from groupconv_server.server import Server
-from groupconv_worker.autotune import Tuner
 from groupconv_worker.contract import Problem
 from groupconv_worker.cpu.engine import CpuEngine
+from groupconv_worker.tuning.autotune import Tuner
 
 COLUMN = np.arange(1.0, 16.0)
 TRANSFORMED = {

@@ -1,15 +1,14 @@
 """A job: work for one caller, and what ends it early: its deadline, a caller who has gone, the end of the process.
 
-A thread that runs a job enters it (`with job:`). Meanwhile one thread of the process, the watch, polls all jobs every
-`PERIOD` seconds, and sets the word of a job that is over. Compiled programs read that word between blocks, and loops in
-Python between pieces of at most some tens of milliseconds, so work ends within `PROMPT`.
+A thread that runs a job enters it (`with job:`). Meanwhile one thread of the process (watch.py) polls all jobs every
+few hundredths of a second, and sets the word of a job that is over. Compiled programs read that word between blocks,
+and loops in Python between pieces of at most some tens of milliseconds, so work ends within `PROMPT`.
 
 Code deep inside an engine finds the job of its thread with `current()`.
 """
 
 import copy
 import ctypes
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,15 +18,10 @@ from types import TracebackType
 from typing import Self
 
 from groupconv.errors import CancelledError, DeadlineExceededError, GroupconvError
-
-log = logging.getLogger(__name__)
+from groupconv_worker.watch import Watch
 
 PROMPT = 0.1
 """Seconds within which a job that is over lets go of its worker."""
-PERIOD = 0.02
-"""Seconds between two polls of the watch."""
-DROWSY = 50
-"""Polls without any job after which the watch sleeps."""
 
 
 def always() -> bool:
@@ -132,6 +126,7 @@ class Job:
             _watch.jobs.remove(self)
 
 
+_watch = Watch()
 ENDLESS = Job()
 """The job of a thread that has entered none: it never ends."""
 running: ContextVar[Job] = ContextVar("job", default=ENDLESS)
@@ -180,42 +175,3 @@ class Jobs:
         self._ended = error
         for job in list(self._running.values()):
             job.stop(error)
-
-
-class _Watch:
-    """The thread that polls the running jobs. It sleeps while there are none."""
-
-    def __init__(self) -> None:
-        self.asleep = True
-        self.jobs: list[Job] = []  # a job is in it once for each time it was entered; changes are atomic
-        self._awake, self._started = threading.Event(), threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def wake(self) -> None:
-        """Poll again: a job was entered while the watch slept."""
-        with self._started:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
-                self._thread.start()
-        self._awake.set()
-
-    def _run(self) -> None:
-        while True:
-            self._awake.wait()
-            self._awake.clear()
-            self.asleep, idle = False, 0
-            while idle < DROWSY:
-                time.sleep(PERIOD)
-                jobs = set(self.jobs)
-                idle = 0 if jobs else idle + 1
-                while jobs:  # popped, so that no job is kept alive from here
-                    try:
-                        jobs.pop().poll()
-                    except Exception:
-                        log.exception("it could not be found out whether a job's caller is still there")
-            self.asleep = True
-            if self.jobs:  # one was entered just before `asleep` was set
-                self._awake.set()
-
-
-_watch = _Watch()

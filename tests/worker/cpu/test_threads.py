@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from groupconv_worker.budget import granted
 from groupconv_worker.cpu.kernels.atomic import array, job, load, store
-from groupconv_worker.cpu.program import KernelStage, Program
+from groupconv_worker.cpu.program import Program
+from groupconv_worker.cpu.stages import KernelStage
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 

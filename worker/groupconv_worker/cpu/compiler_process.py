@@ -22,7 +22,7 @@ from groupconv_worker.cpu.engine import CpuEngine
 from groupconv_worker.cpu.kernels.cache import folders
 from groupconv_worker.cpu.kernels.forms import FORMS, Form, NotCompiledError, deferred
 from groupconv_worker.cpu.variables import integer_variable
-from groupconv_worker.stopwatch import BusyError
+from groupconv_worker.tuning.stopwatch import BusyError
 
 
 def main(tasks: BinaryIO, answers: BinaryIO, activity: Activity) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from groupconv_worker import autotune
 from groupconv_worker.activity import Activity
 from groupconv_worker.contract import Algorithm, Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.cells import Cells
@@ -40,6 +39,7 @@ from groupconv_worker.improvement import Improvement, InterimKernel
 from groupconv_worker.pieces import erf
 from groupconv_worker.resident import of_one_sample
 from groupconv_worker.taps import padding_dominates
+from groupconv_worker.tuning import autotune
 
 THIN = 16
 """Filters per group up to which lanes along a row beat lanes over filters."""

@@ -16,16 +16,13 @@ a caller that computes, so a sleeping helper is moved off that processor first.
 A run that shares the threads with other runs may use some of them only (`budget.granted`).
 """
 
-import collections
 import contextlib
 import ctypes
-import itertools
 import os
 import queue
 import sys
 import threading
 import weakref
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,13 +41,9 @@ from groupconv_worker.cpu.kernels.program import (
     await_word,
     rouse,
 )
-from groupconv_worker.job import Job, current, running
+from groupconv_worker.cpu.shared_work import SharedWork, Work
+from groupconv_worker.job import current
 
-Work = Callable[[int, int], object]
-"""work(first, last) does the tasks first … last - 1."""
-
-PARTS = 2
-"""Parts of the work for each thread."""
 LOOKOUT = 200_000
 """Loop iterations (0.25 to 1 ns each) for which a helper spins before it sleeps, as does a caller that waits for it."""
 HANDOVER = 2_000
@@ -92,7 +85,7 @@ class Team:
                 job.check()
             work(0, tasks)
             return
-        shared = _SharedWork(work, tasks, 1 + len(helpers.all), job, helpers.all[0].prepared())
+        shared = SharedWork(work, tasks, 1 + len(helpers.all), job, helpers.all[0].prepared())
         for share, helper in enumerate(helpers.all, start=1):
             helper.start((shared, share))
         if not shared.join_in(0):
@@ -160,52 +153,11 @@ def _together(found: "list[_Helper]") -> Helpers:
 NOBODY = _together([])
 
 
-class _SharedWork:
-    """Tasks in parts, one share of them for each thread.
-
-    Attributes:
-        over: the address of a word that becomes 1 when a helper has done the last part and lets go of the GIL.
-        errors: of parts that failed.
-    """
-
-    def __init__(self, work: Work, tasks: int, threads: int, job: Job, over: int) -> None:
-        self.work, self.over, self._job = work, over, job
-        self._count = count = min(tasks, PARTS * threads)
-        parts = [(tasks * part // count, tasks * (part + 1) // count) for part in range(count)]
-        self._shares = [
-            collections.deque(parts[count * share // threads : count * (share + 1) // threads])
-            for share in range(threads)
-        ]
-        self._finished = itertools.count(1)  # `next` is atomic, as a deque's pops are
-        self.errors: list[BaseException] = []
-
-    def join_in(self, share: int) -> bool:
-        """Do the parts of this share, then those that no thread has begun. Return whether it did the last one."""
-        job, own, last = self._job, self._shares[share], False
-        token = running.set(job)
-        for parts in (own, *self._shares):
-            take = parts.popleft if parts is own else parts.pop
-            while parts:
-                try:
-                    first, stop = take()
-                except IndexError:  # another thread took the last one meanwhile
-                    break
-                try:
-                    if job.word.value:
-                        job.check()
-                    self.work(first, stop)
-                except BaseException as error:  # noqa: BLE001 - raised by `Team.run`, in the caller's thread
-                    self.errors.append(error)
-                last = next(self._finished) == self._count
-        running.reset(token)
-        return last
-
-
 class _Helper:
     """A thread that shares work: work in its queue, and compiled work announced in its words."""
 
     def __init__(self) -> None:
-        self._jobs = queue.SimpleQueue[tuple[_SharedWork, int] | None]()
+        self._jobs = queue.SimpleQueue[tuple[SharedWork, int] | None]()
         room = np.zeros(5 * LINE, np.int64)
         first = -(room.ctypes.data // 8) % LINE
         self.words, self._avoided = room[first : first + 4 * LINE], -1
@@ -219,7 +171,7 @@ class _Helper:
         self.words[OVER] = 0
         return self.address + 8 * OVER
 
-    def start(self, share: tuple[_SharedWork, int] | None) -> None:
+    def start(self, share: tuple[SharedWork, int] | None) -> None:
         """Do this share of some work; end the thread if it is None."""
         self._jobs.put(share)
         announce(self.address, INTERPRETER)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from cachetools import LRUCache
 
-from groupconv_worker.choice_file import CHOICES, ChoiceFile
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Array, Problem
 from groupconv_worker.cuda.algorithms.base import DeviceKernel
@@ -25,6 +24,7 @@ from groupconv_worker.cuda.algorithms.separable import LEAST_EXTENT
 from groupconv_worker.cuda.algorithms.sliding import depthwise_takes, stencil_takes
 from groupconv_worker.cuda.device import Device, device_types, storage
 from groupconv_worker.cuda.graphs.capture import CapturedGraph
+from groupconv_worker.tuning.choice_file import CHOICES, ChoiceFile
 
 log = logging.getLogger(__name__)
 

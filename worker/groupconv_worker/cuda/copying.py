@@ -5,7 +5,8 @@ import numpy as np
 from groupconv.convolution.dtypes import BFLOAT16
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.layout import BLOCK, copied
-from groupconv_worker.cpu.program import KernelStage, Program, X, Y
+from groupconv_worker.cpu.program import Program
+from groupconv_worker.cpu.stages import KernelStage, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 

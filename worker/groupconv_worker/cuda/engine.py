@@ -14,7 +14,6 @@ import numpy as np
 
 from groupconv.convolution.spec import Math
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
-from groupconv_worker.autotune import enabled
 from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cuda.algorithms.base import DeviceKernel, UnsupportedProblemError
 from groupconv_worker.cuda.algorithms.cudnn import Cudnn
@@ -32,6 +31,7 @@ from groupconv_worker.cuda.device import Device, device_types
 from groupconv_worker.cuda.ipc import DeviceMemory, find_device
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.prepared import CudaPrepared
+from groupconv_worker.tuning.autotune import enabled
 
 ALGORITHMS: tuple[type[DeviceKernel], ...] = (Direct, Gemm, Depthwise, Stencil, Grouped, Fft, Separable, Cudnn)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from groupconv.networks.state import NetworkState, Phase
-from groupconv_worker.autotune import enabled
 from groupconv_worker.cpu.compiler_tasks import NetworkTask
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.profiling import NodeTimes
+from groupconv_worker.tuning.autotune import enabled
 
 if TYPE_CHECKING:
     from groupconv_worker.cpu.network.fragments import FragmentedNetwork

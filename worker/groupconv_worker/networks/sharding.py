@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from groupconv.errors import FailedPreconditionError, GroupconvError, InternalError, InvalidArgumentError
 from groupconv.networks.plan import ExchangeReport, PartReport
 from groupconv.text import human_bytes
-from groupconv_worker.autotune import enabled
 from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
@@ -26,6 +25,7 @@ from groupconv_worker.networks.judgement import differing, rounds
 from groupconv_worker.networks.known_cuts import KnownCuts
 from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRun
 from groupconv_worker.networks.takeover import KEPT
+from groupconv_worker.tuning.autotune import enabled
 
 log = logging.getLogger(__name__)
 

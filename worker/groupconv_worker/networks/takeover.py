@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from groupconv.networks.state import NetworkState, Phase
 from groupconv.text import human_bytes
-from groupconv_worker.autotune import enabled
 from groupconv_worker.budget import ThreadBudget, granted
 from groupconv_worker.cpu.compiler import COMPILER, Compiler
 from groupconv_worker.cpu.compiler_tasks import NetworkTask, TaskResult
@@ -34,7 +33,8 @@ from groupconv_worker.networks.candidate import Candidate, Shapes
 from groupconv_worker.networks.judgement import computed_by_onnxruntime, differing, rounds, times_of_model
 from groupconv_worker.networks.programs import NoProgramError, Programs
 from groupconv_worker.networks.session import NetworkSession
-from groupconv_worker.stopwatch import Contention
+from groupconv_worker.tuning.autotune import enabled
+from groupconv_worker.tuning.stopwatch import Contention
 
 if TYPE_CHECKING:
     from groupconv_worker.networks.candidate import OurNetwork

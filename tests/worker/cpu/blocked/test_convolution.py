@@ -19,7 +19,8 @@ from groupconv_worker.cpu.blocked.convolution import convolution
 from groupconv_worker.cpu.blocked.epilogue import Epilogue
 from groupconv_worker.cpu.blocked.layout import LANES, Blocked, Plain, aligned, cells, plain
 from groupconv_worker.cpu.kernels.target import VARIABLE, select_here, target
-from groupconv_worker.cpu.program import Program, Scratch, address
+from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.stages import Scratch
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 

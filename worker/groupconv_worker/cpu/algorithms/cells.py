@@ -16,7 +16,8 @@ from groupconv_worker.cpu.algorithms.plane import bias_of
 from groupconv_worker.cpu.algorithms.samples import Samples
 from groupconv_worker.cpu.kernels import cells, simd
 from groupconv_worker.cpu.kernels.atomic import LOOK
-from groupconv_worker.cpu.program import BIAS, WEIGHT, KernelStage, Program, Scratch, X, Y, address
+from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.stages import BIAS, WEIGHT, KernelStage, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 

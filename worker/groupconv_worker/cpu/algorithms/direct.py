@@ -14,7 +14,8 @@ from groupconv_worker.cpu.algorithms.filters import CHUNK, Chunk, chunks, packin
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, bias_of, phases, zero_padded
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples
 from groupconv_worker.cpu.kernels import filters, layout, simd
-from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
+from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.stages import BIAS, WEIGHT, Address, KernelStage, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.taps import padding_dominates

@@ -10,7 +10,7 @@ from groupconv_worker.caches import MIB, arrays_bytes, bounded
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.algorithms.plane import phases
 from groupconv_worker.cpu.kernels import layout, simd
-from groupconv_worker.cpu.program import Address, KernelStage
+from groupconv_worker.cpu.stages import Address, KernelStage
 
 CHUNK = 2**19
 """Bytes of packed filters that a thread uses at a time: as many as its second cache holds beside what else it reads."""

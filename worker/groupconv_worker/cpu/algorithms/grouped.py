@@ -12,7 +12,8 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane, bias_of, filters_of, phase_filters, phases, zero_padded
 from groupconv_worker.cpu.algorithms.samples import NATIVE, Samples
 from groupconv_worker.cpu.kernels import layout, rows, simd
-from groupconv_worker.cpu.program import BIAS, WEIGHT, Address, KernelStage, Program, Scratch, X, Y, address
+from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.stages import BIAS, WEIGHT, Address, KernelStage, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import padding_dominates

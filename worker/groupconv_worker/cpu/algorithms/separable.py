@@ -8,7 +8,8 @@ from groupconv_worker.contract import Array, Prepared, Problem
 from groupconv_worker.cpu.algorithms.grouped import MAX_STEP, MAX_TAPS, PlaneKernel
 from groupconv_worker.cpu.algorithms.plane import Plane, bias_of, filters_of, phases, zero_padded
 from groupconv_worker.cpu.algorithms.samples import Samples
-from groupconv_worker.cpu.program import Program, Scratch, X, Y
+from groupconv_worker.cpu.program import Program
+from groupconv_worker.cpu.stages import Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.taps import padding_dominates

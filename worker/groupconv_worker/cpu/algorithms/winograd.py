@@ -27,7 +27,8 @@ from groupconv_worker.cpu.kernels import winograd as kernels
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.kernels.winograd import apart
 from groupconv_worker.cpu.kernels.winograd_tiles import LANES, TILE, VARIANTS
-from groupconv_worker.cpu.program import BIAS, NOTE, WEIGHT, KernelStage, Program, Scratch, X, Y
+from groupconv_worker.cpu.program import Program
+from groupconv_worker.cpu.stages import BIAS, NOTE, WEIGHT, KernelStage, Scratch, X, Y
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool, ScratchArray
 from groupconv_worker.pieces import erf

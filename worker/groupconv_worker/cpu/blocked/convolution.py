@@ -28,7 +28,7 @@ from groupconv_worker.cpu.blocked.lowered import (
 from groupconv_worker.cpu.blocked.runs import Runs, blocked_runs, filter_blocks, met_groups, plain_runs
 from groupconv_worker.cpu.blocked.steps import depthwise_steps, group_steps, step_count
 from groupconv_worker.cpu.kernels.layout import spread
-from groupconv_worker.cpu.program import Address, KernelStage
+from groupconv_worker.cpu.stages import Address, KernelStage
 
 ROWS = (3, 5)
 """Kernel widths for which a depthwise kernel loads each pixel once for all taps of a row."""

@@ -14,7 +14,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.algorithms.plane import Phase, Plane
 from groupconv_worker.cpu.blocked.epilogue import Epilogue
 from groupconv_worker.cpu.blocked.layout import Blocked, Plain
-from groupconv_worker.cpu.program import Address, KernelStage
+from groupconv_worker.cpu.stages import Address, KernelStage
 
 SCRATCH, X, Y, RESIDUAL = 0, 2, 3, 4
 """Bases of the addresses in `Lowered.stages`: each the first byte of its tensor, margins included."""

@@ -16,7 +16,7 @@ from groupconv_worker.cpu.blocked.lowered import SCRATCH, Pass, beyond
 from groupconv_worker.cpu.blocked.runs import Runs, blocked_runs
 from groupconv_worker.cpu.kernels.winograd import apart
 from groupconv_worker.cpu.kernels.winograd_tiles import FILTER, KERNEL, OUT, TILE
-from groupconv_worker.cpu.program import Address, KernelStage
+from groupconv_worker.cpu.stages import Address, KernelStage
 
 PRODUCTS = TILE * TILE
 FEWEST = 16

@@ -15,7 +15,7 @@ from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
 from groupconv_worker.cpu.network.movement import lower_slice_of_array, move, moved_last
 from groupconv_worker.cpu.network.planning import slice_box
 from groupconv_worker.cpu.network.pointwise import Given, coded, on_given
-from groupconv_worker.cpu.program import Address
+from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.strides import dense

@@ -9,10 +9,10 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.blocked.layout import aligned
 from groupconv_worker.cpu.kernels.forms import Form, NotCompiledError
 from groupconv_worker.cpu.network.arena import Lifetime, place
-from groupconv_worker.cpu.program import SCRATCH, Address, KernelStage
+from groupconv_worker.cpu.stages import SCRATCH, Address, KernelStage
 
 BLOCKS = 2**20
-"""Bases from this one on are blocks of the arena; those below are a program's own (cpu/program.py)."""
+"""Bases from this one on are blocks of the arena; those below are a program's own (cpu/stages.py)."""
 SLACK = 512
 """Bytes behind the arena, which kernels may read and do not use."""
 

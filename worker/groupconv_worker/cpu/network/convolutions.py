@@ -14,7 +14,7 @@ from groupconv_worker.cpu.kernels.forms import NotCompiledError
 from groupconv_worker.cpu.network.lowering import Lowering, Map
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, is_map, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
-from groupconv_worker.cpu.program import Address
+from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.convolution import geometry as convolution_geometry
 from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError
 

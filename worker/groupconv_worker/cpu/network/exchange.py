@@ -16,7 +16,7 @@ from groupconv_worker.cpu.network.kernels import exchange
 from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering, Map
 from groupconv_worker.cpu.network.maps import pick, region
 from groupconv_worker.cpu.network.planning import is_map
-from groupconv_worker.cpu.program import Address
+from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, Tensor
 from groupconv_worker.graph.needed.box import Box
 from groupconv_worker.graph.partition.zones import LINE

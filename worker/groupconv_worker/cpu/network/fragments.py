@@ -30,7 +30,8 @@ from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE
 from groupconv_worker.cpu.network.simplified import simplified
 from groupconv_worker.cpu.network.timing import Stamped, owners
-from groupconv_worker.cpu.program import SCRATCH, Address, KernelStage, Program, address
+from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.stages import SCRATCH, Address, KernelStage
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.exporting import boundary, export

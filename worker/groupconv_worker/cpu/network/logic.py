@@ -9,7 +9,7 @@ from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels.elements import BLOCK, STORED, convert
 from groupconv_worker.cpu.network.lowering import Lowering
 from groupconv_worker.cpu.network.pointwise import Given, on_given
-from groupconv_worker.cpu.program import Address
+from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 
 COMPARISONS = {"Less": "Less", "LessOrEqual": "LessOrEqual", "Greater": "Greater", "GreaterOrEqual": "GreaterOrEqual",

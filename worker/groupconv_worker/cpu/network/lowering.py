@@ -13,7 +13,7 @@ from groupconv_worker.cpu.network.assembly import BLOCKS, Assembly, aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, windows
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Plan, is_map, slices
 from groupconv_worker.cpu.network.weights import without_winograd
-from groupconv_worker.cpu.program import Address
+from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError
 
 FIRST_INPUT = 2

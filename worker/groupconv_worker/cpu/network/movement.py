@@ -10,7 +10,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.kernels import elements, movement
 from groupconv_worker.cpu.network.lowering import Lowering, from_element
 from groupconv_worker.cpu.network.pointwise import on_arrays
-from groupconv_worker.cpu.program import Address
+from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.operators.movement import rearrangement
 from groupconv_worker.graph.strides import broadcast, collapsed, dense

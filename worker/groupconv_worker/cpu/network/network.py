@@ -15,7 +15,8 @@ from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE, lower_pointwise
 from groupconv_worker.cpu.network.simplified import simplified
 from groupconv_worker.cpu.network.timing import Stamped, owners
-from groupconv_worker.cpu.program import KernelStage, Program, Scratch, address
+from groupconv_worker.cpu.program import Program, address
+from groupconv_worker.cpu.stages import KernelStage, Scratch
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError, output_arrays

@@ -14,7 +14,7 @@ from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels.functions import BINARY_CODES, UNARY_CODES
 from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, pointwise
 from groupconv_worker.cpu.network.lowering import Lowering, Map, from_element
-from groupconv_worker.cpu.program import Address
+from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import broadcast, collapsed, dense
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from groupconv_worker.cpu.network.kernels.clock import stamp
-from groupconv_worker.cpu.program import KernelStage
+from groupconv_worker.cpu.stages import KernelStage
 
 
 class Stamped:

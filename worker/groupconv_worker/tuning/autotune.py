@@ -24,11 +24,12 @@ from cachetools import LRUCache
 from groupconv.errors import InvalidArgumentError
 from groupconv_worker.activity import Activity
 from groupconv_worker.cache_folder import cache_folder
-from groupconv_worker.choice_file import CHOICES, ChoiceFile, newest
 from groupconv_worker.code_version import digest
 from groupconv_worker.contract import Prepared, Problem
-from groupconv_worker.job import PERIOD, current
-from groupconv_worker.stopwatch import Stopwatch
+from groupconv_worker.job import current
+from groupconv_worker.tuning.choice_file import CHOICES, ChoiceFile, newest
+from groupconv_worker.tuning.stopwatch import Stopwatch
+from groupconv_worker.watch import PERIOD
 
 VARIABLE = "GROUPCONV_TUNE"
 ON, OFF = ("on", "1", "yes", "true"), ("off", "0", "no", "false")
@@ -73,7 +74,7 @@ def versions(machine: str) -> str:
     """What a choice depends on beside its problem: the machine, the engine's code, the libraries that compute."""
     packages = ("numpy", "numba", "onnxruntime")
     found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    code = digest("*.py", "cpu/**/*.py", "cuda/algorithms/*.py", "cuda/engine.py")
+    code = digest("*.py", "tuning/*.py", "cpu/**/*.py", "cuda/algorithms/*.py", "cuda/engine.py")
     return ", ".join([machine, f"code {code}", *found])
 
 
