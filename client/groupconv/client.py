@@ -22,10 +22,13 @@ from groupconv.wire.tensors import MAX_MESSAGE_BYTES
 
 
 class Client(NetworkClient, Planning[Plan], Convolutions[Array]):
-    """A client of a groupconv server. Safe to share between threads. Close it, or use it as a context manager.
+    """A client of a groupconv server, which threads may share. Close it, or use it as a context manager.
 
-    It has the functions of `Convolutions`, `run` for several steps with a report, `plan`, resident layers, streams and
-    `status`.
+    Example:
+        x = np.ones((1, 96, 27, 27), np.float32)  # (N, C, H, W)
+        w = np.ones((256, 48, 5, 5), np.float32)  # (M, C/groups, K, K)
+        with groupconv.connect("localhost:50051") as client:  # a server runs: `groupconv serve`
+            y = client.conv2d(x, w, padding=2, groups=2)  # (1, 256, 27, 27)
     """
 
     def run(
@@ -62,8 +65,9 @@ class Client(NetworkClient, Planning[Plan], Convolutions[Array]):
             GroupconvError: the server's answer; the subclass stands for the gRPC status.
 
         Example:
-            result = client.run(x, [groupconv.Step(w1, b1), groupconv.Step(w2)])
-            print(result.report)
+            x, w1, w2 = (np.ones(s, np.float32) for s in [(1, 3, 32, 32), (8, 3, 3, 3), (4, 8, 1, 1)])
+            result = client.run(x, [groupconv.Step(w1), groupconv.Step(w2)])
+            print(result.output.shape, result.report)
         """
         call = CallOptions(out=out, timeout=timeout, allow_reordering=allow_reordering, cut=cut, layout=layout)
         return self._run_exchange(calls.run(self._shared, x, steps, call), timeout)
@@ -172,6 +176,11 @@ class Client(NetworkClient, Planning[Plan], Convolutions[Array]):
 
         Returns:
             `out`, or a new array (N, M, H', W') or (M, H', W').
+
+        Example:
+            x = groupconv.open_npy("huge.npy")  # (1, H, W)
+            y = groupconv.create_npy("soft.npy", x.shape, "float32")
+            client.stream_conv2d(x, np.full((1, 1, 5, 5), 1 / 25, np.float32), padding=2, out=y, progress=True)
         """
         spec, streaming = split_streaming(options)
         return self.stream_convolve(source, [Step(weight, bias, spec)], timeout=timeout, **streaming)
@@ -254,7 +263,7 @@ def connect(
         client_key: key of the client's certificate, as PEM or the path of a PEM file.
         server_name: name in the server's certificate, if it is not the target's host.
         allow_plaintext_token: whether to send the token over a network without TLS.
-        max_message_bytes: largest request or answer.
+        max_message_bytes: largest request or answer, in bytes.
         connections: connections that calls take in turn, 1 to 64. A server of several processes answers each in one
             of them (docs/operations.md#processes).
         balance: whether calls go in turn to all addresses of the target, as in "ipv4:10.0.0.1:50051,10.0.0.2:50051" or

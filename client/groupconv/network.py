@@ -72,7 +72,7 @@ class Network(BaseNetwork):
 
     Example:
         with client.load_network("ocr/det", "det.onnx") as net:
-            y = net(image)
+            y = net(image)  # or by name: net(x=image)
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Network(BaseNetwork):
             named: the other inputs, by name.
 
         Raises:
-            InvalidArgumentError: naming the input, what was expected and what came.
-            GroupconvError: the subclass of the status the server answered with.
+            InvalidArgumentError: it names the input, what was expected and what came.
+            GroupconvError: the server's answer; the subclass stands for the gRPC status.
         """
         exchange = network_calls.run(self.info, arrays, named, report=False)
         return unpacked(self._run(exchange, None).outputs)
@@ -109,7 +109,7 @@ class Network(BaseNetwork):
         times: bool = False,
         timeout: float | None = None,
     ) -> NetworkResult:
-        """Outputs and report.
+        """The outputs, and a report of how the server computed them.
 
         Args:
             arrays: inputs in the network's order.

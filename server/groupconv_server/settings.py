@@ -116,24 +116,24 @@ class Settings(BaseSettings):
     )
     concurrency: int = setting(_c.concurrency, "Most requests that run at a time.", ge=1)
     queue: int = setting(_c.queue, "Most requests that wait; further ones are refused at once.", ge=0)
-    queue_mib: int = setting(_c.queue_bytes // MIB, "Most memory of the requests that run or wait.", ge=1)
+    queue_mib: int = setting(_c.queue_bytes // MIB, "Most memory of the requests that run or wait, in MiB.", ge=1)
     grace: float = setting(_c.grace, "Seconds that running requests have after SIGTERM.", ge=0, le=LONGEST_TIMEOUT)
-    max_message_mib: int = setting(_c.limits.message_bytes // MIB, "Largest request or answer.", ge=1, le=2047)
-    max_tensor_mib: int = setting(_c.limits.tensor_bytes // MIB, "Largest output or padded input of a step.", ge=1)
-    max_steps: int = setting(_c.limits.steps, "Most steps of a request.", ge=1)
-    stream_mib: int = setting(
-        _c.limits.stream_bytes // MIB, "Most memory of one stream, which its bands in flight take.", ge=1
+    max_message_mib: int = setting(_c.limits.message_bytes // MIB, "Largest request or answer, in MiB.", ge=1, le=2047)
+    max_tensor_mib: int = setting(
+        _c.limits.tensor_bytes // MIB, "Largest output or padded input of a step, in MiB.", ge=1
     )
+    max_steps: int = setting(_c.limits.steps, "Most steps of a request.", ge=1)
+    stream_mib: int = setting(_c.limits.stream_bytes // MIB, "Most memory of the bands of one stream, in MiB.", ge=1)
     streams_mib: int = setting(
-        _c.limits.streams_bytes // MIB, "Most memory of all streams; further streams are refused at once.", ge=1
+        _c.limits.streams_bytes // MIB, "Most memory of all streams, in MiB; further streams are refused at once.", ge=1
     )
     network_stream_mib: int = setting(
         _c.limits.network_stream_bytes // MIB,
-        "Most memory of the windows of one stream through a network, in one process; an estimate.",
+        "Most memory of the windows of one stream through a network in a process, in MiB; an estimate.",
         ge=1,
     )
     stream_total_gib: int = setting(
-        _c.limits.stream_total_bytes // GIB, "Most data of the feature maps of one stream.", ge=1
+        _c.limits.stream_total_bytes // GIB, "Most data of the feature maps of one stream, in GiB.", ge=1
     )
     stream_idle: float = setting(
         _c.limits.stream_idle_seconds,
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         le=LONGEST_TIMEOUT,
     )
     layer_memory_mib: int = setting(
-        _c.layer_bytes // MIB, "Most memory of resident layers, on the server and on each worker.", ge=1
+        _c.layer_bytes // MIB, "Most memory of resident layers, in MiB, on the server and on each worker.", ge=1
     )
     evict_layers: bool = setting(_c.evict_layers, "Unload the least recently used layers when a new one does not fit.")
     layer_dir: Path | None = setting(

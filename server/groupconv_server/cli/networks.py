@@ -82,7 +82,8 @@ def load(
         typer.Option("--progress/--no-progress", help="Show a progress bar. Default: if stderr is a terminal."),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Call it with drawn inputs, and wait until it is known who answers fastest.")
+        bool,
+        typer.Option("--wait", help="Call it with random inputs, and wait until it is known what answers fastest."),
     ] = False,
     timeout: TimeoutOption = 300.0,
 ) -> None:
@@ -127,7 +128,7 @@ def show(
         Path | None, typer.Option(help="Draw the network into this file: .png, .svg or .pdf.", dir_okay=False)
     ] = None,
     times: Annotated[
-        bool, typer.Option("--times", help="Call it with drawn inputs, for the time of each node in onnxruntime.")
+        bool, typer.Option("--times", help="Call it with random inputs, for the time of each node in onnxruntime.")
     ] = False,
     as_json: JsonOption = False,
     timeout: TimeoutOption = 60.0,
