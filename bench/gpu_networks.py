@@ -54,7 +54,7 @@ def row(name: str, data: bytes, shapes: dict[str, tuple[int, ...]], engine: Any,
 
 def main() -> None:
     """The command."""
-    from groupconv_server.cli.networks import shapes_of
+    from groupconv_server.cli.options import shapes_of
     from groupconv_worker.engines import create_engine
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -163,7 +163,7 @@ def measure(name: str, data: bytes, shapes: dict[str, tuple[int, ...]], options:
 
 def main() -> None:
     """The command."""
-    from groupconv_server.cli.networks import shapes_of
+    from groupconv_server.cli.options import shapes_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=[*DRAWN, *map(str, sorted(LIGHT.glob("*.onnx")))])

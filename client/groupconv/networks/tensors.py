@@ -139,28 +139,3 @@ def converted(info: TensorInfo, array: Array) -> Array:
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names)) or "nothing"
-
-
-def drawn_inputs(infos: Sequence[TensorInfo], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    """Inputs to try a network with: numbers from 0 to 1, as pictures have, and zeros where they are integers.
-
-    Args:
-        infos: the network's inputs.
-        shapes: of those whose shape is free.
-
-    Raises:
-        InvalidArgumentError: a shape is free and not given.
-
-    Example:
-        >>> drawn_inputs([TensorInfo("x", np.dtype(np.float32), (None, 2))], {"x": (1, 2)})
-        {'x': array([[0.6369617 , 0.26978672]], dtype=float32)}
-    """
-    draw, found = np.random.default_rng(0), {}
-    for info in infos:
-        extents = shapes.get(info.name, info.shape)
-        shape = tuple(extent for extent in extents if isinstance(extent, int))
-        if len(shape) < len(extents):
-            raise InvalidArgumentError("--input", f"{info.name}=N,C,H,W, as its shape is free: {info}", "none")
-        array = draw.random(shape) if is_float(info.dtype) else np.zeros(shape)
-        found[info.name] = array.astype(info.dtype)
-    return found

@@ -13,11 +13,10 @@ from groupconv.errors import InvalidArgumentError, NotFoundError
 from groupconv.network import Network
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
-from groupconv.networks.tensors import drawn_inputs
 from groupconv.pictures import picture_path
 from groupconv.text import human_bytes, table
 from groupconv_server.cli.connection import Endpoint
-from groupconv_server.cli.options import TimeoutOption, integers
+from groupconv_server.cli.options import TimeoutOption, random_inputs, shapes_of
 from groupconv_server.layers.names import legal_name
 
 HELP = "Load, show, plan and unload the networks of a server."
@@ -99,8 +98,8 @@ def load(
         )
         typer.echo(str(network.info))
         if wait:
-            drawn = drawn_inputs(network.inputs, shapes)
-            typer.echo(str(network.wait(inputs=drawn, progress=shown, timeout=timeout)))
+            example = random_inputs(network.inputs, shapes)
+            typer.echo(str(network.wait(inputs=example, progress=shown, timeout=timeout)))
 
 
 def list_(endpoint: Endpoint, as_json: JsonOption = False, timeout: TimeoutOption = 10.0) -> None:
@@ -152,7 +151,7 @@ def show(
             typer.echo(f"for its nodes: groupconv networks show {name} --input {free[0]}=N,C,H,W")
             return
         if times:
-            network.run(inputs=drawn_inputs(network.inputs, shapes_of(inputs or [])), times=True)
+            network.run(inputs=random_inputs(network.inputs, shapes_of(inputs or [])), times=True)
         found = _plan(network, inputs)
     typer.echo(str(found))
     if picture is not None:
@@ -242,22 +241,6 @@ COMMANDS = (
     ("plan", plan, PLAN),
     ("unload", unload, UNLOAD),
 )
-
-
-def shapes_of(inputs: list[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes by input name, from NAME=N,C,H,W.
-
-    Example:
-        >>> shapes_of(["x=1,3,8,8", "threshold="])
-        {'x': (1, 3, 8, 8), 'threshold': ()}
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in inputs:
-        name, equals, shape = text.rpartition("=")
-        if not equals or not name:
-            raise InvalidArgumentError("--input", "NAME=N,C,H,W", text)
-        shapes[name] = integers("--input", shape) if shape else ()
-    return shapes
 
 
 def _states(info: NetworkInfo) -> list[str]:
