@@ -96,18 +96,6 @@ def run_network_task(task: NetworkTask, activity: Activity) -> TaskResult:
     return TaskResult(tuple(FORMS.made), graph=graph)
 
 
-class _Told(list[Form]):
-    """Forms, and a function that is called with each one that comes."""
-
-    def __init__(self, forms: list[Form], came: Callable[[Form], None]) -> None:
-        super().__init__(forms)
-        self._came = came
-
-    def append(self, form: Form) -> None:
-        super().append(form)
-        self._came(form)
-
-
 @contextlib.contextmanager
 def _counted(make: Callable[[], object], activity: Activity) -> Iterator[None]:
     """Tell the parent how many kernels are missing for `make`, and meanwhile how many of these have come."""
@@ -119,21 +107,18 @@ def _counted(make: Callable[[], object], activity: Activity) -> Iterator[None]:
         missing: set[Form] = set()
     except (KernelsMissingError, NotCompiledError) as error:
         missing = set(error.forms) if isinstance(error, KernelsMissingError) else set()
-    done, kernels = 0, len(missing)
-    say_compiled(activity, done, kernels)
+    total = len(missing)
+    say_compiled(activity, 0, total)
 
-    def came(form: Form) -> None:
-        nonlocal done
-        done += form in missing
-        say_compiled(activity, done, kernels)
+    def on_made(form: Form) -> None:
+        missing.discard(form)
+        say_compiled(activity, total - len(missing), total)
 
-    made = FORMS.made
-    FORMS.made = _Told(made, came)
+    before, FORMS.on_made = FORMS.on_made, on_made
     try:
         yield
     finally:
-        made.extend(FORMS.made[len(made) :])
-        FORMS.made = made
+        FORMS.on_made = before
 
 
 @contextlib.contextmanager

@@ -88,11 +88,13 @@ class Forms:
 
     Attributes:
         made: the names of those that are here, in the order in which they came.
+        on_made: called with the name of each one that comes.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit, self.count = limit, 0
         self.made: list[Form] = []
+        self.on_made: Callable[[Form], None] = lambda _: None
         self._missing: LRUCache[Form, bool] = LRUCache(MISSING)
         self._lock = threading.Lock()
 
@@ -135,6 +137,7 @@ class Forms:
             if form.key not in made:
                 made[form.key] = make(*form.key)
                 self.made.append(form)
+                self.on_made(form)
                 self.count += counted
                 if counted and self.count == self.limit:
                     log.warning("there are %d forms of kernels, the limit; others use general algorithms", self.limit)
