@@ -171,16 +171,16 @@ class Ledger:
 
     def _stage(self, number: int, change: Change, handle: int, fronts: Iterable[Link]) -> None:
         started = [(front, front.start("stage", number, change, handle=handle)) for front in fronts]
-        failed: GroupconvError | RuntimeError | None = None
+        failed: list[GroupconvError | RuntimeError] = []  # emptied as one is raised: it knows this frame
         for front, answer in started:
             try:
                 answer.result()
             except (GroupconvError, RuntimeError) as error:  # all are waited for: what is staged later is never dropped
                 if front.over:
                     continue  # the process has ended, and is replaced by one that starts from what holds
-                failed = error
-        if failed is not None:
-            raise failed
+                failed[:] = [error]
+        if failed:
+            raise failed.pop()
 
     def _hold(self, number: int, change: Change, handle: int) -> bool:
         key = _key(change.kind, change.name)

@@ -173,13 +173,14 @@ class Sharder:
     def _asked(self, found: KnownCuts, cut: CutChoice, call: NetworkCall, model: Model, job: Job) -> GangNetwork:
         """The network cut as it was asked to be, once its kernels are compiled."""
         done = threading.Event()
-        made: list[GangNetwork | GangLostError | None] = []
+        networks: list[GangNetwork | None] = []
+        lost: list[GangLostError] = []  # emptied before it is raised: the error knows the frames that know the list
 
         def then(make: Make) -> None:
             try:
-                made.append(found.networks.get(cut.key) or self._make(found, cut, make, call.spare))
+                networks.append(found.networks.get(cut.key) or self._make(found, cut, make, call.spare))
             except GangLostError as error:
-                made.append(error)
+                lost.append(error)
             finally:
                 done.set()
 
@@ -188,9 +189,9 @@ class Sharder:
         while not done.wait(GLANCE):
             job.poll()
             job.check()
-        network = made[0] if made else None
-        if isinstance(network, GangLostError):
-            raise network
+        if lost:
+            raise lost.pop()
+        network = networks[0] if networks else None
         if network is None:
             why = found.reasons.get(cut.key, "the log says why")
             raise InvalidArgumentError("cut", f"a way to cut this network ({why})", cut.name)
