@@ -17,7 +17,7 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.text import human_bytes, milliseconds, table
 from groupconv_server.layers.catalogue import catalogue
 from groupconv_server.planner import Planner
-from groupconv_server.planner.networks.costs import Costs, Link
+from groupconv_server.planner.networks.costs import Costs, Interconnect
 from groupconv_server.planner.networks.plan import plan_network
 from groupconv_server.planner.networks.search import search
 from groupconv_server.planner.rates import Rates
@@ -88,7 +88,7 @@ def graph_of(name: str) -> Graph:
 
 def nodes_row(name: str, rate: float) -> tuple[str, ...]:
     """Predicted times of a network with so many bytes per second between its nodes."""
-    graph, costs = graph_of(name), Costs(Rates(), between_nodes=Link(rate, LATENCY))
+    graph, costs = graph_of(name), Costs(Rates(), between_nodes=Interconnect(rate, LATENCY))
     plan, _ = plan_network(graph, NODES, costs)
     ignoring, cuts = plan_network(graph, (sum(NODES),), costs)
     if ignoring.used != sum(NODES):

@@ -21,7 +21,7 @@ import numpy as np
 
 from groupconv.text import milliseconds, table
 from groupconv_server.layers.catalogue import layer_named
-from groupconv_server.planner.networks.costs import Costs, Link
+from groupconv_server.planner.networks.costs import Costs, Interconnect
 from groupconv_server.planner.networks.plan import plan_network
 from groupconv_server.planner.rates import Rates
 from groupconv_worker.graph.graph import Graph, Node, Tensor
@@ -52,7 +52,8 @@ def clusters(slower: float = 1.0) -> dict[str, Costs]:
     gpu = replace(h200.rates(**h200.NETWORK, on_device=True), link=h200.NETWORK["link"])
     names = {"CPU cores, 25 Gb/s": CPU, "H200s on other nodes, 100 Gb/s": gpu}
     return {
-        name: Costs(_slower(rates, slower), between_nodes=Link(rates.link, LATENCY)) for name, rates in names.items()
+        name: Costs(_slower(rates, slower), between_nodes=Interconnect(rates.link, LATENCY))
+        for name, rates in names.items()
     }
 
 

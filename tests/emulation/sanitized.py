@@ -14,7 +14,7 @@ from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.network.network import DeviceNetwork
 from groupconv_worker.cuda.prepared import CudaPrepared
@@ -84,7 +84,7 @@ def main(sanitizer: str) -> None:
                 with engine._device.streams():
                     kernel = algorithm(engine._device, problem, w, bias)
                 out = np.empty(problem.geometry.output_shape, problem.types.output)
-                CudaPrepared(engine._device, Link.of(kernel, problem)).run(x, out)
+                CudaPrepared(engine._device, ChainedKernel.of(kernel, problem)).run(x, out)
                 np.testing.assert_allclose(out.astype(float), want, atol=1e-3)
         check_operators(engine)
     print(f"{len(kernels.LAUNCHED)} kernels are clean")

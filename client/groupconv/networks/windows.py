@@ -12,7 +12,7 @@ from groupconv.text import counted, human_bytes
 Slices = tuple[slice, ...]
 
 
-class Part(NamedTuple):
+class OutputPart(NamedTuple):
     """What one window gives of an axis of an output.
 
     Attributes:
@@ -36,7 +36,7 @@ class OutputAxis:
     """
 
     axis: int
-    parts: tuple[Part, ...]
+    parts: tuple[OutputPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,5 +140,5 @@ class StreamPlan:
         return "\n".join(lines)
 
 
-def _within(part: Part) -> slice:
+def _within(part: OutputPart) -> slice:
     return slice(part.start - part.origin, part.stop - part.origin)

@@ -1,6 +1,6 @@
 """Messages of streams through networks."""
 
-from groupconv.networks.windows import OutputAxis, Part, StreamPlan, WindowAxis
+from groupconv.networks.windows import OutputAxis, OutputPart, StreamPlan, WindowAxis
 from groupconv.v1 import network_pb2
 from groupconv.wire.networks import info_from_wire, info_to_wire
 
@@ -63,5 +63,5 @@ def _output_to_wire(output: OutputAxis) -> network_pb2.OutputAxis:
 
 
 def _output_from_wire(message: network_pb2.OutputAxis) -> OutputAxis:
-    parts = (Part(r.start, r.stop, origin) for r, origin in zip(message.parts, message.origins, strict=True))
+    parts = (OutputPart(r.start, r.stop, origin) for r, origin in zip(message.parts, message.origins, strict=True))
     return OutputAxis(message.axis, tuple(parts))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from groupconv.errors import InvalidArgumentError, ResourceExhaustedError, Words
-from groupconv.networks.windows import OutputAxis, Part, WindowAxis
+from groupconv.networks.windows import OutputAxis, OutputPart, WindowAxis
 from groupconv.text import human_bytes
 from groupconv_server.coordinator.footprint import IN_MESSAGE
 from groupconv_worker.contract import Array
@@ -145,7 +145,7 @@ def window_axis(graph: Graph, cut: CutAxis, core: int, source: str, field: int) 
     core = cut.steps if length == cut.steps else core
     read = cut.tensors[source]
     ranges: list[tuple[int, int]] = []
-    parts: dict[str, list[Part]] = {name: [] for name in graph.outputs}
+    parts: dict[str, list[OutputPart]] = {name: [] for name in graph.outputs}
     for first in range(0, max(cut.steps, 1), max(core, 1)):
         start = min(max(0, first - cut.front), cut.steps - length)
         made = {}
@@ -153,7 +153,7 @@ def window_axis(graph: Graph, cut: CutAxis, core: int, source: str, field: int) 
             followed = cut.tensors[name]
             extent = followed.extent(cut.steps)
             stop = extent if first + core >= cut.steps else min((first + core) * followed.step, extent)
-            made[name] = Part(min(first * followed.step, stop), stop, start * followed.step)
+            made[name] = OutputPart(min(first * followed.step, stop), stop, start * followed.step)
         if any(part.start < part.stop for part in made.values()):
             ranges.append((start * read.step, start * read.step + read.extent(length)))
             for name, part in made.items():

@@ -17,7 +17,7 @@ from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.algorithms import direct as cuda_direct
 from groupconv_worker.cuda.algorithms.fft import transform_shape
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.prepared import CudaPrepared
 from oracle import UNIT, check, expected
@@ -234,7 +234,7 @@ def test_wide_shapes(name: str, dtype: str):
             out = np.full(problem.geometry.output_shape, 77, dtype=x.dtype)
             with engine._device.streams():
                 kernel = algorithm(engine._device, problem, w, None)
-            CudaPrepared(engine._device, Link.of(kernel, problem)).run(x, out)
+            CudaPrepared(engine._device, ChainedKernel.of(kernel, problem)).run(x, out)
             np.testing.assert_allclose(
                 out.astype(np.float64),
                 want,

@@ -15,7 +15,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import InvalidArgumentError
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.choice import Choice
 from groupconv_worker.cuda.engine import CudaEngine, with_math
 from groupconv_worker.cuda.options import CudaOptions
@@ -286,7 +286,7 @@ def test_cudnn_plans_are_measured_once_for_a_shape():
         with engine._device.streams():
             kernel = engine._algorithms["cudnn"](engine._device, problem, w, None)
             kernel.tune(iter([3.0, 1.0, 2.0]).__next__)
-        CudaPrepared(engine._device, Link.of(kernel, problem)).run(x, want)
+        CudaPrepared(engine._device, ChainedKernel.of(kernel, problem)).run(x, want)
     np.testing.assert_allclose(want, reference.convolve(x, w, None, problem.geometry), rtol=1e-4, atol=1e-5)
 
 

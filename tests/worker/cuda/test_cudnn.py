@@ -15,7 +15,7 @@ from groupconv.convolution.spec import ACTIVATIONS, Activation, ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
 from groupconv_worker.cuda.algorithms.base import UnsupportedProblemError
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.prepared import CudaPrepared
 from oracle import check
@@ -63,7 +63,7 @@ def test_a_fused_graph_computes_bias_and_activation(engine: CudaEngine, case: Ca
         slopes = len(case.geometry.activation.slope)
         assert slopes > 1 or case.types.input == F32
         assume(False)
-    prepared = CudaPrepared(engine._device, Link.of(kernel, problem))
+    prepared = CudaPrepared(engine._device, ChainedKernel.of(kernel, problem))
     LAUNCHED.clear()
     for _ in range(3):  # launched, captured, by the graph
         out = np.full(case.geometry.output_shape, 77, dtype=case.types.output)
@@ -76,7 +76,7 @@ def test_a_fused_graph_computes_bias_and_activation(engine: CudaEngine, case: Ca
 @pytest.mark.parametrize(("dtype", "math"), [("float16", None), ("bfloat16", None), ("float32", "tf32")])
 def test_every_activation_is_fused_with_channels_last(engine: CudaEngine, kind: Any, dtype: str, math: Any):
     problem, x, w, bias = problem_of(DTYPES[dtype], Activation(kind), math)
-    prepared = CudaPrepared(engine._device, Link.of(kernel_of(engine, problem, w, bias), problem))
+    prepared = CudaPrepared(engine._device, ChainedKernel.of(kernel_of(engine, problem, w, bias), problem))
     out = np.empty(problem.geometry.output_shape, x.dtype)
     LAUNCHED.clear()
     prepared.run(x, out)
@@ -116,7 +116,7 @@ def test_a_refusal_leaves_the_kernel_of_ours(monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(UnsupportedProblemError):
             kernel_of(engine, problem, w, bias)
         out = np.empty(problem.geometry.output_shape, F16)
-        CudaPrepared(engine._device, Link.of(kernel, problem)).run(x, out)
+        CudaPrepared(engine._device, ChainedKernel.of(kernel, problem)).run(x, out)
     np.testing.assert_array_equal(out.astype(np.float64), reference.convolve(x, w, bias, problem.geometry))
 
 
@@ -125,7 +125,7 @@ def test_a_number_of_samples_that_no_engine_fuses_is_not_fused(monkeypatch: pyte
     with emulated_engine(with_cudnn=True, algorithm="cudnn") as engine:
         kernel = kernel_of(engine, problem, w, bias)
         monkeypatch.setitem(fake_cudnn.REFUSE, "fused", True)
-        prepared = CudaPrepared(engine._device, Link.of(kernel, problem))
+        prepared = CudaPrepared(engine._device, ChainedKernel.of(kernel, problem))
         for batch, launched in ((3, False), (2, True)):
             out = np.empty((batch, *problem.geometry.output_shape[1:]), F16)
             LAUNCHED.clear()
@@ -197,7 +197,7 @@ def test_between_steps_of_cudnn_nothing_is_moved(
                 kernel = engine._algorithms[name](engine._device, problem, w, bias)
                 if name == "cudnn":
                     kernel.take(variant)
-            links.append(Link.of(kernel, problem))
+            links.append(ChainedKernel.of(kernel, problem))
         prepared = CudaPrepared(engine._device, *links)
         for times in range(3):
             out = np.full(want.shape, 77, x.dtype)
@@ -226,9 +226,9 @@ def test_device_arrays_with_channels_last_stay_as_they_are(
         want = reference.convolve(want, w, bias, problem.geometry).astype(F16)
     with emulated_engine(with_cudnn=True) as engine:
         links = [
-            Link.of(kernel_of(engine, problem, w, bias, variant), problem)
+            ChainedKernel.of(kernel_of(engine, problem, w, bias, variant), problem)
             if name == "cudnn"
-            else Link.of(engine._algorithms[name](engine._device, problem, w, bias), problem)
+            else ChainedKernel.of(engine._algorithms[name](engine._device, problem, w, bias), problem)
             for name in algorithms.split()
         ]
         cupy, to_last = engine.gpu.cupy, (0, *range(2, x.ndim), 1)
@@ -253,7 +253,7 @@ def test_any_number_of_axes_stays_channels_last(moved: list[Any], shape: tuple[i
         want = reference.convolve(want, w, None, problem.geometry).astype(F16)
     out = np.empty_like(want)
     with emulated_engine(with_cudnn=True) as engine:
-        link = Link.of(kernel_of(engine, problem, w, None, ""), problem)
+        link = ChainedKernel.of(kernel_of(engine, problem, w, None, ""), problem)
         CudaPrepared(engine._device, link, link).run(x, out)
     np.testing.assert_array_equal(out, want)
     assert len(moved) == 2

@@ -17,7 +17,7 @@ from groupconv.convolution.spec import ConvSpec
 from groupconv.errors import ResourceExhaustedError
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.engine import CudaEngine, why_unavailable, with_math
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.prepared import CudaPrepared
@@ -48,7 +48,7 @@ def run(engine: CudaEngine, name: str, case: Case) -> np.ndarray:
     with engine._device.streams():
         kernel = algorithm(engine._device, problem, case.weight, case.bias)
     out = np.full(case.geometry.output_shape, 77, dtype=case.types.output)
-    CudaPrepared(engine._device, Link.of(kernel, problem)).run(case.x, out)
+    CudaPrepared(engine._device, ChainedKernel.of(kernel, problem)).run(case.x, out)
     return out
 
 
@@ -92,7 +92,7 @@ def test_wide_shapes(engine: CudaEngine, name: str, dtype: str):
         with engine._device.streams():
             kernel = algorithm(engine._device, problem, w, None)
         out = np.full(problem.geometry.output_shape, 77, dtype=x.dtype)
-        CudaPrepared(engine._device, Link.of(kernel, problem)).run(x, out)
+        CudaPrepared(engine._device, ChainedKernel.of(kernel, problem)).run(x, out)
         np.testing.assert_allclose(
             out.astype(np.float64), want, atol=1e-3 if algorithm.algorithm == "fft" else 0, err_msg=algorithm.algorithm
         )

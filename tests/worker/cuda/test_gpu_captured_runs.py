@@ -11,7 +11,7 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ConvSpec
 from groupconv_worker.contract import Prepared, Problem
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.options import CudaOptions
 from groupconv_worker.cuda.prepared import CudaPrepared
@@ -48,7 +48,7 @@ def prepare(engine: CudaEngine, name: str, problem: Problem, w: np.ndarray, bias
         pytest.skip("nvidia-cudnn-frontend is not installed")
     algorithm = engine._algorithms[name]
     with engine._device.streams():
-        return CudaPrepared(engine._device, Link.of(algorithm(engine._device, problem, w, bias), problem))
+        return CudaPrepared(engine._device, ChainedKernel.of(algorithm(engine._device, problem, w, bias), problem))
 
 
 def captured_chunks(prepared: Prepared) -> int:

@@ -10,7 +10,7 @@ from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ACTIVATIONS, Activation, ConvSpec
 from groupconv_worker import reference
 from groupconv_worker.contract import Problem
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.engine import CudaEngine, why_unavailable
 from groupconv_worker.cuda.prepared import CudaPrepared
 
@@ -53,7 +53,7 @@ def fused(engine: CudaEngine, problem: Problem, w: np.ndarray, bias: np.ndarray)
 @pytest.mark.parametrize(("dtype", "math"), KINDS)
 def test_a_fused_graph_is_what_the_reference_is(engine: CudaEngine, dtype: str, math: Any, kind: Any):
     problem, x, w, bias = layer(dtype, math, Activation(kind))
-    prepared = CudaPrepared(engine._device, Link.of(fused(engine, problem, w, bias), problem))
+    prepared = CudaPrepared(engine._device, ChainedKernel.of(fused(engine, problem, w, bias), problem))
     want = reference.convolve(x, w, bias, problem.geometry)
     for _ in range(3):  # launched, captured, by the graph
         out = np.zeros(want.shape, x.dtype)
@@ -70,7 +70,7 @@ def test_the_gradient_is_fused(engine: CudaEngine, dtype: str, math: Any):
     spec = ConvSpec(padding=1, stride=2, transposed=True, activation="relu", math=math)
     problem = Problem(resolve(spec, x.shape, w.shape), types_of(x.dtype, w.dtype))
     out = np.empty(problem.geometry.output_shape, x.dtype)
-    CudaPrepared(engine._device, Link.of(fused(engine, problem, w, bias), problem)).run(x, out)
+    CudaPrepared(engine._device, ChainedKernel.of(fused(engine, problem, w, bias), problem)).run(x, out)
     want = reference.convolve(x, w, bias, problem.geometry)
     np.testing.assert_allclose(out.astype(np.float64), want, rtol=2**-7, atol=2**-6)
 
@@ -84,7 +84,7 @@ def test_a_tuned_kernel_keeps_a_nan(engine: CudaEngine, dtype: str, math: Any):
         print(f"{dtype} {math}: {kernel.variant() or 'not fused'}")
     x[0, 0, 0, 0] = np.nan
     out = np.empty(problem.geometry.output_shape, x.dtype)
-    CudaPrepared(engine._device, Link.of(kernel, problem)).run(x, out)
+    CudaPrepared(engine._device, ChainedKernel.of(kernel, problem)).run(x, out)
     want = reference.convolve(x, w, bias, problem.geometry)
     np.testing.assert_array_equal(np.isnan(out.astype(np.float64)), np.isnan(want))
 
@@ -96,7 +96,7 @@ def test_a_chain_stays_channels_last(engine: CudaEngine, dtype: str, math: Any, 
     with engine._device.streams():
         kernel = engine._algorithms["cudnn"](engine._device, problem, w, bias)
         kernel.take(variant)
-    alone, chain = (CudaPrepared(engine._device, *[Link.of(kernel, problem)] * n) for n in (1, 3))
+    alone, chain = (CudaPrepared(engine._device, *[ChainedKernel.of(kernel, problem)] * n) for n in (1, 3))
     want, out = x, np.empty(problem.geometry.output_shape, x.dtype)
     for _ in range(3):
         step = np.empty_like(out)

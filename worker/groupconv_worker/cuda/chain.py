@@ -38,7 +38,7 @@ class Kernel(Protocol):
         """The least bytes that `run` allocates for so many samples and groups."""
 
 
-class Link(NamedTuple):
+class ChainedKernel(NamedTuple):
     """A convolution of a chain: its kernel, and its maps."""
 
     kernel: Kernel
@@ -62,7 +62,7 @@ class KernelChain:
 
     channels_last = False  # the maps at its two ends lie as callers' arrays do
 
-    def __init__(self, device: Device, links: Sequence[Link]) -> None:
+    def __init__(self, device: Device, links: Sequence[ChainedKernel]) -> None:
         self._device, self._links = device, links
         self.algorithm = "+".join(link.kernel.algorithm for link in links)
         self.transforms = any(link.kernel.transforms for link in links)

@@ -24,7 +24,7 @@ from groupconv_worker.cuda.algorithms.gemm import Gemm
 from groupconv_worker.cuda.algorithms.grouped import Grouped
 from groupconv_worker.cuda.algorithms.separable import Separable
 from groupconv_worker.cuda.algorithms.stencil import Stencil
-from groupconv_worker.cuda.chain import Link
+from groupconv_worker.cuda.chain import ChainedKernel
 from groupconv_worker.cuda.choice import Choice, Choices, by_rule, kind_of, time_on_device, version_of
 from groupconv_worker.cuda.chunks import chunk_problem
 from groupconv_worker.cuda.device import Device, device_types
@@ -139,7 +139,7 @@ class CudaEngine:
             try:
                 with self._device.streams():
                     kernel = self._choose(chunk, weight, bias, resident=resident)
-                return CudaPrepared(self._device, Link.of(kernel, problem))
+                return CudaPrepared(self._device, ChainedKernel.of(kernel, problem))
             except self._device.cupy.cuda.memory.OutOfMemoryError as error:
                 if not self._device.make_room():
                     needed = weight.size * problem.types.accumulate.itemsize

@@ -9,7 +9,7 @@ import numpy as np
 from groupconv.errors import GroupconvError, ResourceExhaustedError
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.captured_runs import CapturedRuns
-from groupconv_worker.cuda.chain import Kernel, KernelChain, Link
+from groupconv_worker.cuda.chain import ChainedKernel, Kernel, KernelChain
 from groupconv_worker.cuda.chunks import Maps
 from groupconv_worker.cuda.device import Device, RunStreams, storage
 from groupconv_worker.cuda.transfer import stream_through
@@ -31,7 +31,7 @@ class CudaPrepared:
         links: what to run.
     """
 
-    def __init__(self, device: Device, *links: Link) -> None:
+    def __init__(self, device: Device, *links: ChainedKernel) -> None:
         self._device, self._links = device, links
         self._kernel: Kernel = links[0].kernel if len(links) == 1 else KernelChain(device, links)
         self._maps = functools.reduce(Maps.then, (link.maps for link in links))

@@ -16,7 +16,7 @@ ISLAND = 50e-6
 """Seconds below which a part of ours between two of the runtime's is not worth the two turns."""
 
 
-class Part(NamedTuple):
+class Fragment(NamedTuple):
     """Nodes that run together.
 
     Attributes:
@@ -28,7 +28,7 @@ class Part(NamedTuple):
     nodes: tuple[Node, ...]
 
 
-def split(graph: Graph, foreign: Collection[str], island: float = ISLAND) -> list[Part]:
+def split(graph: Graph, foreign: Collection[str], island: float = ISLAND) -> list[Fragment]:
     """The parts of a graph, in the order in which they run.
 
     Args:
@@ -52,13 +52,13 @@ def split(graph: Graph, foreign: Collection[str], island: float = ISLAND) -> lis
     i = 1
     while i < len(parts) - 1:
         if parts[i].ours and sum(seconds(graph, node) for node in parts[i].nodes) < island:
-            parts[i - 1 : i + 2] = [Part(False, tuple(n for part in parts[i - 1 : i + 2] for n in part.nodes))]
+            parts[i - 1 : i + 2] = [Fragment(False, tuple(n for part in parts[i - 1 : i + 2] for n in part.nodes))]
         else:
             i += 1
     return parts
 
 
-def _turns(graph: Graph, ours: Callable[[Node], bool], *, ours_first: bool) -> list[Part]:
+def _turns(graph: Graph, ours: Callable[[Node], bool], *, ours_first: bool) -> list[Fragment]:
     """Each side in turn runs whatever it can."""
     makers = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs if name}
     waits = [{makers[name] for name in node.inputs if name in makers} for node in graph.nodes]
@@ -72,7 +72,7 @@ def _turns(graph: Graph, ours: Callable[[Node], bool], *, ours_first: bool) -> l
     for i, count in enumerate(missing):
         if not count:
             ready[sides[i]].append(i)
-    parts: list[Part] = []
+    parts: list[Fragment] = []
     side = ours_first
     while ready[True] or ready[False]:
         chosen: list[int] = []
@@ -84,7 +84,7 @@ def _turns(graph: Graph, ours: Callable[[Node], bool], *, ours_first: bool) -> l
                 if not missing[j]:
                     ready[sides[j]].append(j)
         if chosen:
-            parts.append(Part(side, tuple(graph.nodes[i] for i in sorted(chosen))))
+            parts.append(Fragment(side, tuple(graph.nodes[i] for i in sorted(chosen))))
         side = not side
     return parts
 
@@ -110,11 +110,12 @@ def origins(nodes: Sequence[Any], graph: Graph) -> dict[str, str]:
     return found
 
 
-def whose(parts: Sequence[Part]) -> str:
+def whose(parts: Sequence[Fragment]) -> str:
     """The parts for people.
 
     Example:
-        >>> whose([Part(True, (Node("Relu", ("x",), ("y",)),)), Part(False, (Node("Sin", ("y",), ("z",), {}, "s"),))])
+        >>> relu, sin = Node("Relu", ("x",), ("y",)), Node("Sin", ("y",), ("z",), {}, "s")
+        >>> whose([Fragment(True, (relu,)), Fragment(False, (sin,))])
         '1 of ours, 1 of onnxruntime'
     """
     return ", ".join(f"{len(part.nodes)} of {'ours' if part.ours else 'onnxruntime'}" for part in parts)

@@ -42,7 +42,7 @@ GLANCE = 0.02
 """Seconds between two looks whether a run is over, while its boxes are sent."""
 
 
-class Link:
+class BoxSender:
     """Sends the boxes of one part to one other part, in a thread of its own.
 
     Args:
@@ -125,7 +125,7 @@ class PartLinks:
         worker: which worker of the network this is.
         sent, received: the zones of each run, by the other worker.
         memory: that has the zones.
-        await_sent: as of `Link`.
+        await_sent: as of `BoxSender`.
 
     Attributes:
         ticket: by which other workers name this part.
@@ -141,7 +141,7 @@ class PartLinks:
     ) -> None:
         self.ticket, self._await_sent = secrets.token_bytes(TICKET), await_sent
         self._worker, self._sent, self._received, self._memory = worker, sent, received, memory
-        self._links: list[Link] = []
+        self._links: list[BoxSender] = []
         self._sockets: dict[int, socket.socket] = {}
         self._lock = threading.Lock()
         self._lost = ""
@@ -151,11 +151,11 @@ class PartLinks:
         """Open a link to each of these parts that this one sends boxes to.
 
         Raises:
-            OSError: as of `Link`.
+            OSError: as of `BoxSender`.
         """
         for peer, address in to.items():
             if peer in self._sent:
-                link = Link(address, key, self._worker, self._sent[peer], self._memory, self._await_sent)
+                link = BoxSender(address, key, self._worker, self._sent[peer], self._memory, self._await_sent)
                 self._links.append(link)
 
     def receive(self, sock: socket.socket, sender: int) -> None:
@@ -211,7 +211,7 @@ class PartLinks:
 
 
 def _receive_boxes(sock: socket.socket, zones: Sequence[Zone], memory: Memory) -> None:
-    """Receive what a `Link` sends, until it ends.
+    """Receive what a `BoxSender` sends, until it ends.
 
     Args:
         sock: a connection, after its LINK frame.

@@ -18,7 +18,7 @@ STAGE = 2e-6
 """Seconds of an operator without elements: the barriers of its stages."""
 
 
-class Link(NamedTuple):
+class Interconnect(NamedTuple):
     """What is between two workers.
 
     Attributes:
@@ -43,9 +43,9 @@ class Link(NamedTuple):
         return np.where(total > 0, seconds, 0.0)
 
 
-SHARED = Link(5e9, 2e-5)
+SHARED = Interconnect(5e9, 2e-5)
 """Memory that two workers of a node share."""
-TCP = Link(2e9, 1e-4)
+TCP = Interconnect(2e9, 1e-4)
 """TCP between two nodes where none was measured: about the rate of bench/lanes.py at 16 MiB; the latency is assumed."""
 
 
@@ -60,8 +60,8 @@ class Costs:
     """
 
     rates: Rates
-    within_node: Link = SHARED
-    between_nodes: Link = TCP
+    within_node: Interconnect = SHARED
+    between_nodes: Interconnect = TCP
 
     @classmethod
     def of(cls, measured: Iterable[Rates]) -> Self:
@@ -70,7 +70,7 @@ class Costs:
         Example:
             >>> costs = Costs.of([Rates(), Rates(link=1e9, latency=4e-4)])
             >>> costs.within_node == SHARED, costs.between_nodes
-            (True, Link(rate=1000000000.0, latency=0.0002))
+            (True, Interconnect(rate=1000000000.0, latency=0.0002))
             >>> Costs.of([]) == Costs(Rates())
             True
         """
@@ -78,7 +78,7 @@ class Costs:
         slowest = min(found, key=lambda rates: rates.link)
         if math.isinf(slowest.link):
             return cls(median(found))
-        return cls(median(found), between_nodes=Link(slowest.link, slowest.latency / 2))  # there, and not back
+        return cls(median(found), between_nodes=Interconnect(slowest.link, slowest.latency / 2))  # there, and not back
 
     def node_seconds(self, local: LocalNode, graph: Graph) -> float:
         """Predicted seconds of a node on one worker: its multiply-adds, and the bytes that it reads and writes."""

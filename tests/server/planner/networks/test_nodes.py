@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from networks import LIGHT
 from worker.graph.drawn import networks
 
-from groupconv_server.planner.networks.costs import Costs, Link
+from groupconv_server.planner.networks.costs import Costs, Interconnect
 from groupconv_server.planner.networks.plan import plan_network
 from groupconv_server.planner.networks.sample import Sample
 from groupconv_server.planner.networks.search import search
@@ -19,7 +19,7 @@ from groupconv_worker.graph.model import read_model
 from groupconv_worker.graph.partition.partition import partition
 
 COSTS = Costs(Rates())
-SLOW = replace(COSTS, between_nodes=Link(1e8, 1e-3))
+SLOW = replace(COSTS, between_nodes=Interconnect(1e8, 1e-3))
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -63,7 +63,9 @@ def test_a_plan_never_costs_more_than_one_that_ignores_nodes(drawn, nodes, rate,
     proto, shape = drawn
     graph = graph_of(proto.SerializeToString(), x=shape)
     rates = Rates(multiply_adds=(1e7,) * 5, memory=1e7)
-    check_never_above(graph, tuple(sorted(nodes, reverse=True)), Costs(rates, between_nodes=Link(rate, latency)))
+    check_never_above(
+        graph, tuple(sorted(nodes, reverse=True)), Costs(rates, between_nodes=Interconnect(rate, latency))
+    )
 
 
 @pytest.mark.slow
@@ -77,7 +79,7 @@ def test_networks_of_the_field_never_cost_more(hourglass, alexnet, nodes, costs)
 def test_a_slow_network_between_nodes_is_left_out(alexnet):
     """Four workers of one node would share it; two of each of two nodes use one node."""
     assert plan_network(alexnet, (4,), SLOW)[0].used == 4
-    plan, _ = plan_network(alexnet, (2, 2), replace(SLOW, between_nodes=Link(1e5, 1.0)))
+    plan, _ = plan_network(alexnet, (2, 2), replace(SLOW, between_nodes=Interconnect(1e5, 1.0)))
     assert (plan.used, plan.between_nodes_bytes) == (2, 0)
     assert plan.exchanged_bytes > 0
 

@@ -7,7 +7,7 @@ import pytest
 from fully_convolutional import unet
 from networks import LIGHT, towers
 
-from groupconv_server.planner.networks.costs import Costs, Link
+from groupconv_server.planner.networks.costs import Costs, Interconnect
 from groupconv_server.planner.networks.plan import plan_network
 from groupconv_server.planner.rates import Rates
 from groupconv_worker.graph.importing import Optimized
@@ -68,7 +68,7 @@ def test_half_as_many_calls_get_two_workers_each(hourglass):
 
 
 def test_slow_links_are_not_used(hourglass):
-    slow = replace(COSTS, within_node=Link(1e4, 1.0))
+    slow = replace(COSTS, within_node=Interconnect(1e4, 1.0))
     plan, _ = plan_network(graph_of(hourglass, x=(1, 2, 64, 64)), (4,), slow)
     assert plan.exchanged_bytes == 0
 

@@ -33,7 +33,7 @@ class Runs(NamedTuple):
     weights: Array
 
 
-class Piece(NamedTuple):
+class ChannelRun(NamedTuple):
     """Channels that lie next to each other in x.
 
     Attributes:
@@ -46,15 +46,16 @@ class Piece(NamedTuple):
     offset: int
 
 
-def pieces(first: int, last: int, lanes: int, plane: int) -> list[Piece]:
+def channel_runs(first: int, last: int, lanes: int, plane: int) -> list[ChannelRun]:
     """Channels `first` to `last` of a blocked tensor, block by block; blocks lie `plane` elements apart.
 
     Example:
-        >>> pieces(4, 18, 8, 1000)
-        [Piece(first=4, last=8, offset=4), Piece(first=8, last=16, offset=1000), Piece(first=16, last=18, offset=2000)]
+        >>> channel_runs(4, 18, 8, 1000)
+        [ChannelRun(first=4, last=8, offset=4), ChannelRun(first=8, last=16, offset=1000),
+         ChannelRun(first=16, last=18, offset=2000)]
     """
     edges = [first, *range(first // lanes * lanes + lanes, last, lanes), last]
-    return [Piece(a, b, a // lanes * plane + a % lanes) for a, b in itertools.pairwise(edges)]
+    return [ChannelRun(a, b, a // lanes * plane + a % lanes) for a, b in itertools.pairwise(edges)]
 
 
 def grouped(filters: int, groups: int, lanes: int) -> tuple[int, int]:
@@ -103,14 +104,14 @@ def blocked_runs(filters: Array, groups: int, taps: list[int], lanes: int, plane
     """
     M, channels = filters.shape[:2]
     runs: list[tuple[int, int]] = []
-    known: dict[range, tuple[int, list[Piece]]] = {}
+    known: dict[range, tuple[int, list[ChannelRun]]] = {}
     spans: list[list[tuple[int, int, int]]] = []
     packed: list[Array] = []
     at = 0
     for block in filter_blocks(M, groups, lanes):
         seen = met_groups(block, M // groups)
         if seen not in known:
-            known[seen] = len(runs), pieces(seen.start * channels, seen.stop * channels, lanes, plane)
+            known[seen] = len(runs), channel_runs(seen.start * channels, seen.stop * channels, lanes, plane)
             runs += [(p.offset + tap, p.last - p.first) for p in known[seen][1] for tap in taps]
         first, parts = known[seen]
         weights = _weights(filters, block, seen, M // groups, lanes)

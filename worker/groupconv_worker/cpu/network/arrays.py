@@ -10,7 +10,7 @@ from groupconv_worker.cpu.blocked.lowered import TASKS
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, rows
 from groupconv_worker.cpu.network.kernels.matrices import PANEL, ROWS, multiply
-from groupconv_worker.cpu.network.lowering import Lowering, Map, from_element
+from groupconv_worker.cpu.network.lowering import CpuLowering, Map, from_element
 from groupconv_worker.cpu.network.maps import concatenate_maps, cut_map, pick
 from groupconv_worker.cpu.network.movement import lower_slice_of_array, move, moved_last
 from groupconv_worker.cpu.network.planning import slice_box
@@ -30,7 +30,7 @@ def panels(w: Array) -> Array:
     return aligned_copy(padded.reshape(depth, count, PANEL).swapaxes(0, 1))
 
 
-def lower_gemm(low: Lowering, node: Node) -> None:
+def lower_gemm(low: CpuLowering, node: Node) -> None:
     """Gemm with constant weights."""
     if low.graph.tensors[node.inputs[0]].dtype != np.float32:
         raise UnsupportedNodeError("elements that are not float32")
@@ -57,7 +57,7 @@ def lower_gemm(low: Lowering, node: Node) -> None:
     _multiply(low, (x, packed, start, y, parameters, code, *shape), M, N)
 
 
-def lower_matmul(low: Lowering, node: Node) -> None:
+def lower_matmul(low: CpuLowering, node: Node) -> None:
     """MatMul: of a constant matrix, or of as many pairs of matrices."""
     a, b = (low.shape(name) for name in node.inputs)
     out = low.shape(node.outputs[0])
@@ -84,14 +84,16 @@ def lower_matmul(low: Lowering, node: Node) -> None:
     _multiply(low, (x, weights, 0, y, parameters, code, *shape), M, N, pairs)
 
 
-def _multiply(low: Lowering, words: Sequence[int | Address | Array], height: int, width: int, pairs: int = 1) -> None:
+def _multiply(
+    low: CpuLowering, words: Sequence[int | Address | Array], height: int, width: int, pairs: int = 1
+) -> None:
     """A stage of matrix products, in enough bands of rows for all threads."""
     count = pairs * -(-width // PANEL)
     bands = max(1, min(-(-TASKS // max(1, count)), height // (2 * ROWS)))
     low.assembly.add(low.assembly.kernel(multiply), (*words, bands), count * bands)
 
 
-def lower_softmax(low: Lowering, node: Node) -> None:
+def lower_softmax(low: CpuLowering, node: Node) -> None:
     """Softmax and LogSoftmax over any axis, which is brought behind the others if it is not the last."""
     name, shape = node.inputs[0], low.shape(node.inputs[0])
     axis = node.attribute("axis", -1) % max(1, len(shape))
@@ -109,7 +111,7 @@ def lower_softmax(low: Lowering, node: Node) -> None:
         move(low, extents, (y, dense(extents)), (low.new_array(node.outputs[0]), [own[a] for a in order]))
 
 
-def lower_where_largest(low: Lowering, node: Node) -> None:
+def lower_where_largest(low: CpuLowering, node: Node) -> None:
     """ArgMax and ArgMin of float32: the first of the largest."""
     name, shape = node.inputs[0], low.shape(node.inputs[0])
     axis = node.attribute("axis", 0) % max(1, len(shape))
@@ -124,7 +126,7 @@ def lower_where_largest(low: Lowering, node: Node) -> None:
     low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, shape[axis]))
 
 
-def lower_reshape(low: Lowering, node: Node) -> None:
+def lower_reshape(low: CpuLowering, node: Node) -> None:
     """Reshape, Identity and their like: another name for the same elements."""
     x, y = node.inputs[0], node.outputs[0]
     if low.has_map(x) and low.shape(x) == low.shape(y) and y in low.plan.maps:
@@ -133,7 +135,7 @@ def lower_reshape(low: Lowering, node: Node) -> None:
         low.arrays[y] = low.array(x)
 
 
-def lower_transpose(low: Lowering, node: Node) -> None:
+def lower_transpose(low: CpuLowering, node: Node) -> None:
     """Transpose: between a map and an array with the channels last, or of an array."""
     x, y = node.inputs[0], node.outputs[0]
     shape = low.shape(x)
@@ -150,7 +152,7 @@ def lower_transpose(low: Lowering, node: Node) -> None:
 
 
 def _change_channels(
-    low: Lowering, last: Address | Array, blocked: Map, shape: Sequence[int], *, to_blocks: bool
+    low: CpuLowering, last: Address | Array, blocked: Map, shape: Sequence[int], *, to_blocks: bool
 ) -> None:
     """Copy an array with the channels last into a map of this shape, or the map into it."""
     _, C, H, W = shape
@@ -160,7 +162,7 @@ def _change_channels(
         low.assembly.add(kernel, words, H)
 
 
-def lower_concat(low: Lowering, node: Node) -> None:
+def lower_concat(low: CpuLowering, node: Node) -> None:
     """Concat: of maps along channels, of arrays along any axis."""
     out = low.shape(node.outputs[0])
     axis = node.attribute("axis") % len(out)
@@ -178,7 +180,7 @@ def lower_concat(low: Lowering, node: Node) -> None:
         first += run
 
 
-def lower_split(low: Lowering, node: Node) -> None:
+def lower_split(low: CpuLowering, node: Node) -> None:
     """Split: of a map along channels, of an array along any axis."""
     shape = low.shape(node.inputs[0])
     axis = node.attribute("axis", 0) % len(shape)
@@ -192,7 +194,7 @@ def lower_split(low: Lowering, node: Node) -> None:
         first += count
 
 
-def _cut(low: Lowering, node: Node, name: str, axis: int, first: int) -> None:
+def _cut(low: CpuLowering, node: Node, name: str, axis: int, first: int) -> None:
     """Elements of the first input from `first` on along an axis, as an array."""
     shape, out = low.shape(node.inputs[0]), low.shape(name)
     source = low.array(node.inputs[0])
@@ -205,7 +207,7 @@ def _cut(low: Lowering, node: Node, name: str, axis: int, first: int) -> None:
     low.assembly.add(low.assembly.kernel(movement.move), (source.plus(4 * first * after), y, *words), outer)
 
 
-def lower_slice(low: Lowering, node: Node) -> None:
+def lower_slice(low: CpuLowering, node: Node) -> None:
     """Slice, of a map as a map if all steps are 1."""
     box = slice_box(low.graph, node)
     x, y = node.inputs[0], node.outputs[0]
@@ -220,7 +222,7 @@ def lower_slice(low: Lowering, node: Node) -> None:
 
 
 def copy_box(
-    low: Lowering,
+    low: CpuLowering,
     source: Address | Array,
     source_shape: Sequence[int],
     source_box: Box,

@@ -11,7 +11,7 @@ from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.layout import Blocked, Plain
 from groupconv_worker.cpu.blocked.lowered import Lowered, beyond
 from groupconv_worker.cpu.kernels.forms import NotCompiledError
-from groupconv_worker.cpu.network.lowering import Lowering, Map
+from groupconv_worker.cpu.network.lowering import CpuLowering, Map
 from groupconv_worker.cpu.network.planning import NO_MARGIN, Margin, is_map, widest
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.cpu.stages import Address
@@ -55,7 +55,7 @@ def margin(graph: Graph, node: Node) -> Margin:
     return found
 
 
-def lower_convolution(low: Lowering, node: Node) -> None:
+def lower_convolution(low: CpuLowering, node: Node) -> None:
     """Conv and ConvTranspose, with bias, residual and activation."""
     g, name = geometry(low.graph, node), node.inputs[0]
     weight, bias, residual = operands(low, node)
@@ -78,7 +78,7 @@ def lower_convolution(low: Lowering, node: Node) -> None:
         apply_in_place(low, y, after)
 
 
-def operands(low: Lowering, node: Node) -> tuple[Array, Array | None, Map | None]:
+def operands(low: CpuLowering, node: Node) -> tuple[Array, Array | None, Map | None]:
     """Weight, bias and residual of a convolution with a geometry.
 
     Raises:
@@ -93,7 +93,7 @@ def operands(low: Lowering, node: Node) -> tuple[Array, Array | None, Map | None
 
 
 def stages_of(
-    low: Lowering,
+    low: CpuLowering,
     node: Node,
     g: Geometry,
     layouts: tuple[Blocked | Plain, Blocked],
@@ -124,7 +124,7 @@ def stages_of(
         raise UnsupportedNodeError(str(error)) from None
 
 
-def _raw(low: Lowering, name: str, sample: int) -> Address:
+def _raw(low: CpuLowering, name: str, sample: int) -> Address:
     """The address of a sample of a tensor in C order."""
     found = low.array(name)
     if not isinstance(found, Address):

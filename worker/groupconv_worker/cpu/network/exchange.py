@@ -13,7 +13,7 @@ from groupconv_worker.cpu.blocked.layout import Blocked
 from groupconv_worker.cpu.network.arrays import copy_box
 from groupconv_worker.cpu.network.convolutions import STEM
 from groupconv_worker.cpu.network.kernels import exchange
-from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering, Map
+from groupconv_worker.cpu.network.lowering import FIRST_INPUT, CpuLowering, Map
 from groupconv_worker.cpu.network.maps import pick, region
 from groupconv_worker.cpu.network.planning import is_map
 from groupconv_worker.cpu.stages import Address
@@ -35,7 +35,7 @@ def zone_bytes(box: Box, *, blocked: bool) -> int:
     return samples * Blocked(channels, rows, columns, LANES).nbytes
 
 
-def lower_send(low: Lowering, node: Node) -> None:
+def lower_send(low: CpuLowering, node: Node) -> None:
     """Send: boxes of the input go into zones, then their words get the number of the run.
 
     Beside the attributes of `partition.part.SEND` there are `zones`, in the shared memory, and `blocked`: whether they
@@ -52,7 +52,7 @@ def lower_send(low: Lowering, node: Node) -> None:
         low.assembly.add(low.assembly.kernel(exchange.publish), (word, _run(low)), 1)
 
 
-def lower_receive(low: Lowering, node: Node) -> None:
+def lower_receive(low: CpuLowering, node: Node) -> None:
     """Receive: a box of a tensor from this worker's own part, if there is an input, and from what others have sent.
 
     The attributes are those of `lower_send`.
@@ -85,7 +85,7 @@ def lower_receive(low: Lowering, node: Node) -> None:
         copy_box(low, zone, box.shape, _origin(box), array, low.shape(y), box)
 
 
-def _pieces(low: Lowering, node: Node) -> list[tuple[Box, Address, Address]]:
+def _pieces(low: CpuLowering, node: Node) -> list[tuple[Box, Address, Address]]:
     """The boxes of an exchange, with their words and zones."""
     return [
         (box, _shared(low, zone.word), _shared(low, zone.offset))
@@ -100,16 +100,16 @@ def _zone(box: Box, address: Address) -> Map:
     return Map(address, layout, layout.nbytes, samples)
 
 
-def _await(low: Lowering, word: Address) -> None:
+def _await(low: CpuLowering, word: Address) -> None:
     low.assembly.add(low.assembly.kernel(exchange.await_number), (word, _run(low)), 1)
 
 
-def _shared(low: Lowering, offset: int) -> Address:
+def _shared(low: CpuLowering, offset: int) -> Address:
     """A place in the memory that the workers share, whose base follows the outputs'."""
     return Address(FIRST_INPUT + len(low.graph.inputs) + len(low.graph.outputs), offset)
 
 
-def _run(low: Lowering) -> Address:
+def _run(low: CpuLowering) -> Address:
     """The number of the run, given as the last base."""
     return Address(FIRST_INPUT + len(low.graph.inputs) + len(low.graph.outputs) + 1)
 

@@ -19,7 +19,7 @@ from onnx import helper
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network import convolutions
 from groupconv_worker.cpu.network.assembly import Assembly
-from groupconv_worker.cpu.network.lowering import FIRST_INPUT, Lowering
+from groupconv_worker.cpu.network.lowering import FIRST_INPUT, CpuLowering
 from groupconv_worker.cpu.network.network import (
     LOWER,
     CompiledNetwork,
@@ -35,7 +35,7 @@ from groupconv_worker.cpu.stages import SCRATCH, Address, KernelStage
 from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.exporting import boundary, export
-from groupconv_worker.graph.fragments import ISLAND, MOST, Part, split
+from groupconv_worker.graph.fragments import ISLAND, MOST, Fragment, split
 from groupconv_worker.graph.graph import Graph, Node, Tensor, UnsupportedNodeError, output_arrays
 from groupconv_worker.graph.profiling import NodeTimes, Profiler
 from groupconv_worker.graph.sessions import first_line, make_session
@@ -90,7 +90,7 @@ class FragmentedNetwork:
             assembly, sessions = Assembly(), list[_Session]()
             planned = plan(joined, POINTWISE, partial(convolutions.margin, joined))
             fragment = partial(_lower_fragment, sessions)
-            Lowering(joined, planned, assembly).run(LOWER | {FRAGMENT: fragment}, more)
+            CpuLowering(joined, planned, assembly).run(LOWER | {FRAGMENT: fragment}, more)
             if not more:
                 break
             self.reasons |= more
@@ -200,7 +200,7 @@ class FragmentedNetwork:
         at_scratch = isinstance(word, Address) and word.base == SCRATCH.base
         return Address(self._arena, word.offset) if at_scratch else word
 
-    def _session(self, graph: Graph, part: Part, made: _Session, words: Sequence[Any], threads: int) -> _Session:
+    def _session(self, graph: Graph, part: Fragment, made: _Session, words: Sequence[Any], threads: int) -> _Session:
         inputs, outputs = boundary(graph, part.nodes)
         try:
             model = export(graph, part.nodes, inputs, outputs).SerializeToString()
@@ -225,7 +225,7 @@ def compiled_network(graph: Graph, team: Team) -> CompiledNetwork | FragmentedNe
         return FragmentedNetwork(graph, team)
 
 
-def _check_parts(graph: Graph, parts: Sequence[Part], reasons: Mapping[str, str], island: float) -> None:
+def _check_parts(graph: Graph, parts: Sequence[Fragment], reasons: Mapping[str, str], island: float) -> None:
     """Refuse what is better left to the runtime as a whole."""
     foreign = sum(not part.ours for part in parts)
     if foreign > MOST:
@@ -235,7 +235,7 @@ def _check_parts(graph: Graph, parts: Sequence[Part], reasons: Mapping[str, str]
         raise UnsupportedNodeError(next(iter(reasons.values())))
 
 
-def _joined(graph: Graph, parts: Sequence[Part]) -> tuple[Graph, list[Part]]:
+def _joined(graph: Graph, parts: Sequence[Fragment]) -> tuple[Graph, list[Fragment]]:
     """The graph with a node for each part of the runtime's, and these parts."""
     nodes: list[Node] = []
     fragments = [part for part in parts if not part.ours]
@@ -247,7 +247,7 @@ def _joined(graph: Graph, parts: Sequence[Part]) -> tuple[Graph, list[Part]]:
     return Graph(graph.inputs, graph.outputs, tuple(nodes), graph.tensors, graph.constants), fragments
 
 
-def _lower_fragment(sessions: list[_Session], low: Lowering, node: Node) -> None:
+def _lower_fragment(sessions: list[_Session], low: CpuLowering, node: Node) -> None:
     """A stage that stands for a session, so that what it reads and writes is alive then."""
     places = [low.array(name) for name in node.inputs]
     places += [low.any_array(name) for name in node.outputs]

@@ -7,7 +7,7 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels.elements import BLOCK, STORED, convert
-from groupconv_worker.cpu.network.lowering import Lowering
+from groupconv_worker.cpu.network.lowering import CpuLowering
 from groupconv_worker.cpu.network.pointwise import Given, on_given
 from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
@@ -17,24 +17,24 @@ COMPARISONS = {"Less": "Less", "LessOrEqual": "LessOrEqual", "Greater": "Greater
 """By operator, the function of two vectors that gives 1 where it holds."""
 
 
-def lower_cast(low: Lowering, node: Node) -> None:
+def lower_cast(low: CpuLowering, node: Node) -> None:
     """Cast between the dtypes of `STORED`."""
     x, y = node.inputs[0], node.outputs[0]
     source, target = low.array(x), low.any_array(y)
     _convert(low, source, target, low.graph.tensors[x].dtype, low.graph.tensors[y].dtype, math.prod(low.shape(x)))
 
 
-def lower_comparison(low: Lowering, node: Node) -> None:
+def lower_comparison(low: CpuLowering, node: Node) -> None:
     """Comparisons of float32, and logic of two truths."""
     _lower_truth(low, node, COMPARISONS[node.op], [_numbers(low, name) for name in node.inputs])
 
 
-def lower_not(low: Lowering, node: Node) -> None:
+def lower_not(low: CpuLowering, node: Node) -> None:
     """Not: whether a truth is 0."""
     _lower_truth(low, node, "Equal", [_numbers(low, node.inputs[0]), Given(np.zeros(16, np.float32), ())])
 
 
-def _lower_truth(low: Lowering, node: Node, function: str, given: list[Given]) -> None:
+def _lower_truth(low: CpuLowering, node: Node, function: str, given: list[Given]) -> None:
     """A function whose values are 0 and 1, stored as truths."""
     out = node.outputs[0]
     shape = low.shape(out)
@@ -43,7 +43,7 @@ def _lower_truth(low: Lowering, node: Node, function: str, given: list[Given]) -
     _convert(low, made, low.any_array(out), np.dtype(np.float32), low.graph.tensors[out].dtype, math.prod(shape))
 
 
-def lower_where(low: Lowering, node: Node) -> None:
+def lower_where(low: CpuLowering, node: Node) -> None:
     """Where, of float32."""
     given = [_numbers(low, name) for name in node.inputs]
     if any(low.graph.tensors[name].dtype != np.float32 for name in node.inputs[1:]):
@@ -52,7 +52,7 @@ def lower_where(low: Lowering, node: Node) -> None:
     on_given(low, "Where", given, Given(low.new_array(out), low.shape(out)), ())
 
 
-def _numbers(low: Lowering, name: str) -> Given:
+def _numbers(low: CpuLowering, name: str) -> Given:
     """A tensor of float32, or truths as such."""
     dtype, shape = low.graph.tensors[name].dtype, low.shape(name)
     constant = low.constant(name)
@@ -67,7 +67,7 @@ def _numbers(low: Lowering, name: str) -> Given:
     return Given(made, shape)
 
 
-def _convert(low: Lowering, x: Address | Array, y: Address, source: np.dtype, target: np.dtype, count: int) -> None:
+def _convert(low: CpuLowering, x: Address | Array, y: Address, source: np.dtype, target: np.dtype, count: int) -> None:
     if source.name not in STORED or target.name not in STORED:
         raise UnsupportedNodeError(f"from {source} to {target}")
     low.assembly.add(low.assembly.kernel(convert, source.name, target.name), (x, y, count), -(-count // BLOCK))

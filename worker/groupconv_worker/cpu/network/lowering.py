@@ -11,7 +11,7 @@ from groupconv_worker.cpu.blocked.layout import Blocked
 from groupconv_worker.cpu.kernels.layout import BLOCK, copied
 from groupconv_worker.cpu.network.assembly import BLOCKS, Assembly, aligned_copy
 from groupconv_worker.cpu.network.kernels import movement, windows
-from groupconv_worker.cpu.network.planning import NO_MARGIN, Plan, is_map, slices
+from groupconv_worker.cpu.network.planning import NO_MARGIN, MemoryLayout, is_map, slices
 from groupconv_worker.cpu.network.weights import without_winograd
 from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError
@@ -63,7 +63,7 @@ def from_element(array: Address | Array, first: int) -> Address | Array:
     return array.reshape(-1)[first:] if first else array
 
 
-class Lowering:
+class CpuLowering:
     """Lowers a graph, node by node.
 
     Args:
@@ -75,7 +75,7 @@ class Lowering:
         direct: outputs of convolutions that have no memory for Winograd's weights.
     """
 
-    def __init__(self, graph: Graph, plan: Plan, assembly: Assembly) -> None:
+    def __init__(self, graph: Graph, plan: MemoryLayout, assembly: Assembly) -> None:
         self.graph, self.plan, self.assembly = graph, plan, assembly
         self.maps: dict[str, Map] = {}
         self.arrays: dict[str, Address | Array] = {}
@@ -87,7 +87,7 @@ class Lowering:
             self.arrays[name] = Address(FIRST_INPUT + i)
 
     def run(
-        self, lower: Mapping[str, Callable[["Lowering", Node], None]], refused: dict[str, str] | None = None
+        self, lower: Mapping[str, Callable[["CpuLowering", Node], None]], refused: dict[str, str] | None = None
     ) -> None:
         """Lower all nodes by their operators' functions.
 
@@ -119,7 +119,7 @@ class Lowering:
                 nbytes = self.graph.tensors[name].nbytes
                 self.assembly.add(self.assembly.kernel(copied), (found, address, nbytes), -(-nbytes // BLOCK))
 
-    def _lower(self, node: Node, lower: Mapping[str, Callable[["Lowering", Node], None]]) -> None:
+    def _lower(self, node: Node, lower: Mapping[str, Callable[["CpuLowering", Node], None]]) -> None:
         if node.op not in lower:
             raise UnsupportedNodeError(f"{node.op} {node.name!r} has no kernel")
         try:

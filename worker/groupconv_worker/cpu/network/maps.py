@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv_worker.cpu.blocked.kernels.blocks import LANES
 from groupconv_worker.cpu.network.kernels import movement, rows, windows
-from groupconv_worker.cpu.network.lowering import Lowering, Map
+from groupconv_worker.cpu.network.lowering import CpuLowering, Map
 from groupconv_worker.cpu.network.movement import lower_pad_of_array, moved_last
 from groupconv_worker.cpu.network.planning import NO_MARGIN
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
@@ -17,7 +17,7 @@ from groupconv_worker.graph.operators.call import Call
 from groupconv_worker.graph.operators.resize import coordinates, weights
 
 
-def lower_pool(low: Lowering, node: Node) -> None:
+def lower_pool(low: CpuLowering, node: Node) -> None:
     """MaxPool, AveragePool and the global pools, of maps."""
     if len(node.outputs) > 1 and any(node.outputs[1:]):
         raise UnsupportedNodeError("indices")
@@ -34,11 +34,11 @@ def lower_pool(low: Lowering, node: Node) -> None:
     _pool(low, node, kind, (kernel, strides, dilations, pads), padded)
 
 
-def _pool(low: Lowering, node: Node, kind: int, window: Sequence[Any], padded: int) -> None:
+def _pool(low: CpuLowering, node: Node, kind: int, window: Sequence[Any], padded: int) -> None:
     pool_maps(low, low.map(node.inputs[0]), low.new_map(node.outputs[0]), kind, window, padded)
 
 
-def pool_maps(low: Lowering, x: Map, y: Map, kind: int, window: Sequence[Any], padded: int) -> None:
+def pool_maps(low: CpuLowering, x: Map, y: Map, kind: int, window: Sequence[Any], padded: int) -> None:
     """A pool of each sample: its kind, (kernel, strides, dilations, pads), and whether padding counts for a mean."""
     kernel, strides, dilations, pads = window
     extents = (x.layout.rows, x.layout.columns, y.layout.rows, y.layout.columns)
@@ -48,7 +48,7 @@ def pool_maps(low: Lowering, x: Map, y: Map, kind: int, window: Sequence[Any], p
         low.assembly.add(function, (x.cell(n), y.cell(n), kind, *words), y.layout.blocks * y.layout.rows)
 
 
-def lower_mean(low: Lowering, node: Node) -> None:
+def lower_mean(low: CpuLowering, node: Node) -> None:
     """ReduceMean and ReduceMax over rows and columns of a map; over any axes of an array."""
     x = node.inputs[0]
     shape = low.shape(x)
@@ -70,7 +70,7 @@ def lower_mean(low: Lowering, node: Node) -> None:
     low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, count))
 
 
-def lower_neighbors(low: Lowering, node: Node) -> None:
+def lower_neighbors(low: CpuLowering, node: Node) -> None:
     """LRN."""
     size, alpha, beta, bias = (
         node.attribute(name, default) for name, default in (("size", 1), ("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
@@ -89,7 +89,7 @@ def lower_neighbors(low: Lowering, node: Node) -> None:
         low.assembly.add(low.assembly.kernel(rows.normalize_neighbors), words, H)
 
 
-def pick(low: Lowering, x: Map, y: Map, channels: Sequence[int], first: int = 0) -> None:
+def pick(low: CpuLowering, x: Map, y: Map, channels: Sequence[int], first: int = 0) -> None:
     """Copy channels of x to those of y from `first` on, in this order."""
     sources = np.full(y.layout.blocks * LANES, -1, np.int64)
     begins = np.array(channels, np.int64)
@@ -116,13 +116,13 @@ def region(x: Map, box: Box) -> Map:
     return Map(x.start.plus(samples.start * x.step), layout, x.step, samples.stop - samples.start)
 
 
-def cut_map(low: Lowering, node: Node, box: Box) -> None:
+def cut_map(low: CpuLowering, node: Node, box: Box) -> None:
     """A copy of a box of a map."""
     x, y, channels = low.map(node.inputs[0]), low.new_map(node.outputs[0]), box.ranges[1]
     pick(low, region(x, box), y, range(channels.start, channels.stop))
 
 
-def lower_shuffle(low: Lowering, node: Node) -> None:
+def lower_shuffle(low: CpuLowering, node: Node) -> None:
     """ChannelShuffle."""
     x = low.map(node.inputs[0])
     y = low.new_map(node.outputs[0])
@@ -130,7 +130,7 @@ def lower_shuffle(low: Lowering, node: Node) -> None:
     pick(low, x, y, np.arange(C).reshape(groups, C // groups).T.reshape(-1).tolist())
 
 
-def concatenate_maps(low: Lowering, node: Node) -> None:
+def concatenate_maps(low: CpuLowering, node: Node) -> None:
     """Concat along channels: what does not lie in its place yet is copied there."""
     y = low.new_map(node.outputs[0])
     first = 0
@@ -141,7 +141,7 @@ def concatenate_maps(low: Lowering, node: Node) -> None:
         first += x.layout.channels
 
 
-def lower_resize(low: Lowering, node: Node) -> None:
+def lower_resize(low: CpuLowering, node: Node) -> None:
     """Resize of rows and columns whose elements come from at most two of the input's."""
     x = low.map(node.inputs[0])
     y = low.new_map(node.outputs[0])
@@ -150,7 +150,7 @@ def lower_resize(low: Lowering, node: Node) -> None:
     resize_maps(low, x, y, [axis_matrix(low, node, axis) for axis in (2, 3)])
 
 
-def resize_maps(low: Lowering, x: Map, y: Map, matrices: Sequence[Any]) -> None:
+def resize_maps(low: CpuLowering, x: Map, y: Map, matrices: Sequence[Any]) -> None:
     """Rows and columns of each sample by the matrices of both axes."""
     tables, shares = zip(*map(two_of_each, matrices), strict=True)
     words = (y.layout.rows, y.layout.columns, *tables, *shares, x.plane, x.row, y.plane, y.row)
@@ -159,7 +159,7 @@ def resize_maps(low: Lowering, x: Map, y: Map, matrices: Sequence[Any]) -> None:
         low.assembly.add(low.assembly.kernel(movement.resize), (x.cell(n), y.cell(n), *words), tasks)
 
 
-def axis_matrix(low: Lowering, node: Node, axis: int) -> Any:
+def axis_matrix(low: CpuLowering, node: Node, axis: int) -> Any:
     """The shares (output, input) of an axis, by the operator's definition."""
     extent, length = low.shape(node.inputs[0])[axis], low.shape(node.outputs[0])[axis]
     call = Call(node, [None] * 4, [low.graph.tensors[node.outputs[0]]])
@@ -190,7 +190,7 @@ def two_of_each(matrix: Any) -> tuple[Any, Any]:
     return order.reshape(-1).astype(np.int64), shares.reshape(-1).astype(np.float32)
 
 
-def lower_pad(low: Lowering, node: Node) -> None:
+def lower_pad(low: CpuLowering, node: Node) -> None:
     """Pad: with zeros around a map, a mean over one cell, which is zero outside; else on an array."""
     rank, pads = len(low.shape(node.inputs[0])), node.attribute("pads")
     axes = [axis % rank for axis in node.attribute("axes") or range(rank)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cpu.network.kernels import elements, movement
-from groupconv_worker.cpu.network.lowering import Lowering, from_element
+from groupconv_worker.cpu.network.lowering import CpuLowering, from_element
 from groupconv_worker.cpu.network.pointwise import on_arrays
 from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
@@ -20,7 +20,7 @@ PARTS = 64
 
 
 def move(
-    low: Lowering,
+    low: CpuLowering,
     extents: Sequence[int],
     source: tuple[Address | Array, Sequence[int]],
     target: tuple[Address | Array, Sequence[int]],
@@ -44,7 +44,7 @@ def move(
         low.assembly.add(low.assembly.kernel(movement.move), words, shape[0])
 
 
-def moved_last(low: Lowering, name: str, axes: Sequence[int]) -> Address | Array:
+def moved_last(low: CpuLowering, name: str, axes: Sequence[int]) -> Address | Array:
     """A tensor in C order with some axes behind the others."""
     shape = low.shape(name)
     order = [axis for axis in range(len(shape)) if axis not in axes] + list(axes)
@@ -58,7 +58,7 @@ def moved_last(low: Lowering, name: str, axes: Sequence[int]) -> Address | Array
 
 
 def take_along(
-    low: Lowering, x: Address | Array, shape: Sequence[int], axis: int, table: Sequence[int], y: Any
+    low: CpuLowering, x: Address | Array, shape: Sequence[int], axis: int, table: Sequence[int], y: Any
 ) -> None:
     """y = x with other indices along an axis; elements of 4 bytes, if `axis` is the last one."""
     size = low.graph.tensors[y].dtype.itemsize if isinstance(y, str) else 4
@@ -68,7 +68,7 @@ def take_along(
     low.assembly.add(low.assembly.kernel(elements.take), words, math.prod(shape[:axis]) * len(table))
 
 
-def lower_slice_of_array(low: Lowering, node: Node) -> None:
+def lower_slice_of_array(low: CpuLowering, node: Node) -> None:
     """Slice with constant bounds, along any axes in any steps."""
     shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
     starts, ends = node.attribute("starts"), node.attribute("ends")
@@ -87,7 +87,7 @@ def lower_slice_of_array(low: Lowering, node: Node) -> None:
     move(low, out, (from_element(low.array(node.inputs[0]), offset), x_steps), (y, dense(out)))
 
 
-def lower_pad_of_array(low: Lowering, node: Node) -> None:
+def lower_pad_of_array(low: CpuLowering, node: Node) -> None:
     """Pad of any mode, along any axes; negative pads cut."""
     x, shape, out = node.inputs[0], low.shape(node.inputs[0]), low.shape(node.outputs[0])
     pads, mode = node.attribute("pads"), node.attribute("mode", "constant")
@@ -124,7 +124,7 @@ def lower_pad_of_array(low: Lowering, node: Node) -> None:
         move(low, out, (source, dense(out)), (y, dense(out)))
 
 
-def lower_gather(low: Lowering, node: Node) -> None:
+def lower_gather(low: CpuLowering, node: Node) -> None:
     """Gather with constant indices."""
     shape, indices = low.shape(node.inputs[0]), low.constant(node.inputs[1])
     axis = node.attribute("axis", 0) % len(shape)
@@ -134,13 +134,13 @@ def lower_gather(low: Lowering, node: Node) -> None:
     take_along(low, low.array(node.inputs[0]), shape, axis, table, node.outputs[0])
 
 
-def lower_expand(low: Lowering, node: Node) -> None:
+def lower_expand(low: CpuLowering, node: Node) -> None:
     """Expand."""
     shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
     move(low, out, (low.array(node.inputs[0]), broadcast(shape, out)), (low.new_array(node.outputs[0]), dense(out)))
 
 
-def lower_tile(low: Lowering, node: Node) -> None:
+def lower_tile(low: CpuLowering, node: Node) -> None:
     """Tile."""
     shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
     extents = [n for there, own in zip(out, shape, strict=True) for n in (there // own if own else 1, own)]
@@ -148,7 +148,7 @@ def lower_tile(low: Lowering, node: Node) -> None:
     move(low, extents, (low.array(node.inputs[0]), steps), (low.new_array(node.outputs[0]), dense(extents)))
 
 
-def lower_rearrangement(low: Lowering, node: Node) -> None:
+def lower_rearrangement(low: CpuLowering, node: Node) -> None:
     """DepthToSpace and SpaceToDepth."""
     split, order = rearrangement(node, low.shape(node.inputs[0]))
     own, extents = dense(split), [split[axis] for axis in order]

@@ -10,7 +10,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cpu.kernels.forms import Form
 from groupconv_worker.cpu.network import arrays, convolutions, exchange, logic, maps, movement, normalization, volumes
 from groupconv_worker.cpu.network.assembly import Assembly
-from groupconv_worker.cpu.network.lowering import Lowering
+from groupconv_worker.cpu.network.lowering import CpuLowering
 from groupconv_worker.cpu.network.planning import plan
 from groupconv_worker.cpu.network.pointwise import POINTWISE, lower_pointwise
 from groupconv_worker.cpu.network.simplified import simplified
@@ -21,7 +21,7 @@ from groupconv_worker.cpu.threads import Team
 from groupconv_worker.cpu.workspace import BufferPool
 from groupconv_worker.graph.graph import Graph, Node, UnsupportedNodeError, output_arrays
 
-Lower = Callable[[Lowering, Node], None]
+Lower = Callable[[CpuLowering, Node], None]
 SAMPLES = 16
 """Samples of a call, at most: each has stages of its own."""
 
@@ -117,7 +117,7 @@ class CompiledNetwork:
         self._outputs = [tensors[name] for name in graph.outputs]
         assembly = Assembly()
         planned = plan(graph, POINTWISE, lambda node: convolutions.margin(graph, node))
-        Lowering(graph, planned, assembly).run(LOWER)
+        CpuLowering(graph, planned, assembly).run(LOWER)
         if assembly.missing:
             raise KernelsMissingError(tuple(assembly.missing))
         stages, self.arena_bytes = assembly.placed()

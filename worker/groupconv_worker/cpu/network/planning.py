@@ -52,7 +52,7 @@ class Root(NamedTuple):
 
 
 @dataclass
-class Plan:
+class MemoryLayout:
     """How the tensors of a graph lie.
 
     Attributes:
@@ -80,7 +80,7 @@ class Plan:
         return Blocked(channels, rows, columns, LANES, margin)
 
 
-def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margin]) -> Plan:
+def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margin]) -> MemoryLayout:
     """Plan the tensors of a graph.
 
     Args:
@@ -88,7 +88,7 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
         pointwise: operators of each element.
         margin: what a node needs around its first input.
     """
-    found = Plan()
+    found = MemoryLayout()
     last_use = {name: number for number, node in enumerate(graph.nodes) for name in (*node.inputs, *node.outputs)}
     last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
     wanted = _read_as_maps(graph, pointwise)
@@ -154,12 +154,12 @@ def slices(shape: Sequence[int]) -> int:
     return shape[0] * math.prod(shape[2:-2])
 
 
-def _is_free(graph: Graph, name: str, plan_: Plan) -> bool:
+def _is_free(graph: Graph, name: str, plan_: MemoryLayout) -> bool:
     """Whether a tensor is a map that a node makes and that lies in no other's memory yet."""
     return name in plan_.maps and name in graph.makers and name not in plan_.roots
 
 
-def _parts_in_place(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
+def _parts_in_place(graph: Graph, node: Node, found: MemoryLayout) -> dict[str, Root]:
     """The inputs of a concatenation along channels that can be made in their places: whole blocks."""
     rank = len(graph.tensors[node.outputs[0]].shape)
     if node.attributes.get("axis", 1) % rank != 1:
@@ -188,7 +188,7 @@ def slice_box(graph: Graph, node: Node) -> Box | None:
     return box
 
 
-def _reused(graph: Graph, node: Node, found: Plan) -> dict[str, Root]:
+def _reused(graph: Graph, node: Node, found: MemoryLayout) -> dict[str, Root]:
     """The first input, if the node may write over it, as nothing reads its memory afterwards."""
     x, y = node.inputs[0], node.outputs[0]
     alike = graph.tensors[x].shape == graph.tensors[y].shape

@@ -13,7 +13,7 @@ from groupconv_worker.cpu.blocked.lowered import TASKS
 from groupconv_worker.cpu.network.assembly import aligned_copy
 from groupconv_worker.cpu.network.kernels.functions import BINARY_CODES, UNARY_CODES
 from groupconv_worker.cpu.network.kernels.pointwise import RUN, SAME, SPLAT, pointwise
-from groupconv_worker.cpu.network.lowering import Lowering, Map, from_element
+from groupconv_worker.cpu.network.lowering import CpuLowering, Map, from_element
 from groupconv_worker.cpu.stages import Address
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import broadcast, collapsed, dense
@@ -94,7 +94,7 @@ def coded(function: Function) -> tuple[int, Array]:
     return code, np.array(values, np.float32)
 
 
-def lower_pointwise(low: Lowering, node: Node) -> None:
+def lower_pointwise(low: CpuLowering, node: Node) -> None:
     """Any of `POINTWISE`."""
     after: Function = node.attribute("activation", ())
     if node.op == "Pow":
@@ -117,13 +117,13 @@ def lower_pointwise(low: Lowering, node: Node) -> None:
         stage(low, node, "Add" if node.op == "Sum" else node.op, node.inputs, after)
 
 
-def apply_in_place(low: Lowering, y: Map, after: Function) -> None:
+def apply_in_place(low: CpuLowering, y: Map, after: Function) -> None:
     """A function of each element of a map."""
     for n in range(y.samples):
         on_map(low, "First", [whole(y, n)], y, n, after)
 
 
-def stage(low: Lowering, node: Node, operator: str, names: Sequence[str], after: Function) -> None:
+def stage(low: CpuLowering, node: Node, operator: str, names: Sequence[str], after: Function) -> None:
     """y = after(operator(inputs)), on maps if one is there as a map."""
     if any(low.graph.tensors[name].dtype != np.float32 for name in (*names, node.outputs[0])):
         raise UnsupportedNodeError("elements that are not float32")
@@ -143,7 +143,7 @@ def whole(x: Map, sample: int) -> Side:
     return Side(x.cell(sample), RUN, (x.plane, x.row, LANES))
 
 
-def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
+def _of_map(low: CpuLowering, name: str, shape: Sequence[int]) -> Any:
     """An input of an operator on maps, as a function of the sample."""
     own = (1,) * (len(shape) - len(low.shape(name))) + low.shape(name)
     constant = low.constant(name)
@@ -172,7 +172,7 @@ def _of_map(low: Lowering, name: str, shape: Sequence[int]) -> Any:
     return side
 
 
-def on_map(low: Lowering, operator: str, sides: Sequence[Side], y: Map, sample: int, after: Function) -> None:
+def on_map(low: CpuLowering, operator: str, sides: Sequence[Side], y: Map, sample: int, after: Function) -> None:
     """One stage on a sample of maps."""
     layout = y.layout
     target = whole(y, sample)
@@ -192,7 +192,7 @@ def on_map(low: Lowering, operator: str, sides: Sequence[Side], y: Map, sample: 
 
 
 def add(
-    low: Lowering,
+    low: CpuLowering,
     operator: str,
     sides: Sequence[Side],
     target: Side,
@@ -212,7 +212,7 @@ def add(
 
 
 def on_arrays(
-    low: Lowering,
+    low: CpuLowering,
     operator: str,
     given: Sequence[tuple[Address | Array, Sequence[int]]],
     target: str,
@@ -223,7 +223,7 @@ def on_arrays(
     on_given(low, operator, sides, Given(low.new_array(target), low.shape(target)), after)
 
 
-def on_given(low: Lowering, operator: str, given: Sequence[Given], target: Given, after: Function) -> None:
+def on_given(low: CpuLowering, operator: str, given: Sequence[Given], target: Given, after: Function) -> None:
     """One stage on arrays in C order that lie somewhere."""
     shape = target.shape
     extents, steps = collapsed(shape, [*(broadcast(own, shape) for _, own in given), dense(shape)])

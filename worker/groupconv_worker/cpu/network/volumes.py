@@ -16,7 +16,7 @@ from groupconv_worker.cpu.blocked.epilogue import FUSED, Epilogue
 from groupconv_worker.cpu.blocked.lowered import Lowered
 from groupconv_worker.cpu.network.convolutions import geometry, operands, stages_of
 from groupconv_worker.cpu.network.kernels import movement, windows
-from groupconv_worker.cpu.network.lowering import Lowering, Map
+from groupconv_worker.cpu.network.lowering import CpuLowering, Map
 from groupconv_worker.cpu.network.maps import axis_matrix, pool_maps, resize_maps, two_of_each
 from groupconv_worker.cpu.network.pointwise import apply_in_place
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
@@ -42,7 +42,7 @@ class Depth(NamedTuple):
     after: int
 
     @classmethod
-    def of(cls, low: Lowering, node: Node, kernel: int) -> "Depth":
+    def of(cls, low: CpuLowering, node: Node, kernel: int) -> "Depth":
         """The window of a node whose kernel has so many slices."""
         extent, made = (low.shape(name)[2] for name in (node.inputs[0], node.outputs[0]))
         pads, (stride, *_), (dilation, *_) = (node.attributes[name] for name in ("pads", "strides", "dilations"))
@@ -65,7 +65,7 @@ class Depth(NamedTuple):
         return [(tap, at) for tap, at in met if 0 <= at < self.extent]
 
 
-def lower_convolution(low: Lowering, node: Node) -> None:
+def lower_convolution(low: CpuLowering, node: Node) -> None:
     """Conv and ConvTranspose of volumes, with bias, residual and activation."""
     g = geometry(low.graph, node)
     weight, bias, residual = operands(low, node)
@@ -111,7 +111,7 @@ def sharing(found: Lowered, other: Lowered) -> Lowered:
     return replace(found, stages=stages)
 
 
-def lower_pool(low: Lowering, node: Node) -> None:
+def lower_pool(low: CpuLowering, node: Node) -> None:
     """MaxPool, AveragePool and the global pools, of volumes."""
     if len(node.outputs) > 1 and any(node.outputs[1:]):
         raise UnsupportedNodeError("indices")
@@ -133,7 +133,7 @@ def lower_pool(low: Lowering, node: Node) -> None:
     pool_maps(low, x, y, kind, flat, padded)
 
 
-def _pool_slices(low: Lowering, x: Map, depth: Depth, kind: int, padded: int) -> Map:
+def _pool_slices(low: CpuLowering, x: Map, depth: Depth, kind: int, padded: int) -> Map:
     """A pool along the slices, cell by cell."""
     y = _slices(low, x, x.samples // depth.extent * depth.made)
     cells = x.layout.plane
@@ -145,7 +145,7 @@ def _pool_slices(low: Lowering, x: Map, depth: Depth, kind: int, padded: int) ->
     return y
 
 
-def lower_resize(low: Lowering, node: Node) -> None:
+def lower_resize(low: CpuLowering, node: Node) -> None:
     """Resize of volumes, whose elements come along each axis from at most two of the input's."""
     before, after = low.shape(node.inputs[0]), low.shape(node.outputs[0])
     if before[:2] != after[:2]:
@@ -157,7 +157,7 @@ def lower_resize(low: Lowering, node: Node) -> None:
     resize_maps(low, x, y, flat)
 
 
-def _resize_slices(low: Lowering, x: Map, matrix: Array) -> Map:
+def _resize_slices(low: CpuLowering, x: Map, matrix: Array) -> Map:
     """Each slice from two others, cell by cell."""
     made, extent = matrix.shape
     y = _slices(low, x, x.samples // extent * made)
@@ -171,7 +171,7 @@ def _resize_slices(low: Lowering, x: Map, matrix: Array) -> Map:
     return y
 
 
-def _slices(low: Lowering, like: Map, samples: int) -> Map:
+def _slices(low: CpuLowering, like: Map, samples: int) -> Map:
     """Memory for so many slices that lie as those of a map."""
     size = like.layout.nbytes
     return Map(low.assembly.block(samples * size), like.layout, size, samples)

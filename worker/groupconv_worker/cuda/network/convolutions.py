@@ -11,8 +11,8 @@ from groupconv.convolution.dtypes import types_of
 from groupconv.convolution.geometry import resolve
 from groupconv.convolution.spec import ActivationKind
 from groupconv_worker.contract import Array, Problem
-from groupconv_worker.cuda.network.elements import Chain, Step, activation, write
-from groupconv_worker.cuda.network.lowering import Lowering
+from groupconv_worker.cuda.network.elements import Chain, ElementOp, activation, write
+from groupconv_worker.cuda.network.lowering import CudaLowering
 from groupconv_worker.graph.convolution import geometry
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.operators.epilogue import RESIDUAL
@@ -28,7 +28,7 @@ FUSED: dict[str, ActivationKind] = {
 """Activations that the kernels of convolutions apply themselves; `Activation`'s names of them."""
 
 
-def lower_convolution(low: Lowering, node: Node) -> None:
+def lower_convolution(low: CudaLowering, node: Node) -> None:
     """Conv and ConvTranspose, with bias and activation in the kernel; a residual is added behind it."""
     x, y = node.inputs[0], node.outputs[0]
     low.floats(x, y)
@@ -40,7 +40,7 @@ def lower_convolution(low: Lowering, node: Node) -> None:
     convolve(low, node, Problem(geometry(low.graph, node), types_of(F32, F32)), weight, bias, residual)
 
 
-def lower_gemm(low: Lowering, node: Node) -> None:
+def lower_gemm(low: CudaLowering, node: Node) -> None:
     """Gemm with a constant matrix: a convolution of one pixel, whose channels are the columns of A."""
     a, b = node.inputs[:2]
     weight = low.constant(b)
@@ -58,14 +58,14 @@ def lower_gemm(low: Lowering, node: Node) -> None:
     multiply(low, node, math.prod(low.shape(a)[:-1]), matrix, bias)
 
 
-def multiply(low: Lowering, node: Node, rows: int, matrix: Array, bias: Array | None) -> None:
+def multiply(low: CudaLowering, node: Node, rows: int, matrix: Array, bias: Array | None) -> None:
     """y (rows, M) = x (rows, C) · matrix (M, C)ᵀ + bias (M,)."""
     weight = np.ascontiguousarray(matrix)[:, :, None]
     g = resolve(ConvSpec(), (rows, matrix.shape[1], 1), weight.shape)
     convolve(low, node, Problem(g, types_of(F32, F32)), weight, bias, "")
 
 
-def convolve(low: Lowering, node: Node, problem: Problem, weight: Array, bias: Array | None, residual: str) -> None:
+def convolve(low: CudaLowering, node: Node, problem: Problem, weight: Array, bias: Array | None, residual: str) -> None:
     """A convolution, then what its kernels do not do: the residual's addition, other activations."""
     after: tuple[Any, ...] = node.attribute("activation", ())
     x, y = low.needed(node.inputs[0]), node.outputs[0]
@@ -78,5 +78,5 @@ def convolve(low: Lowering, node: Node, problem: Problem, weight: Array, bias: A
     target = low.between(low.shape(y)) if apart else low.made(y)
     low.convolution(problem, weight, bias, x, target)
     if apart:
-        steps = [Step("Add", residual)] if residual else []
+        steps = [ElementOp("Add", residual)] if residual else []
         write(low, Chain(target, (*steps, *activation(node)), y))

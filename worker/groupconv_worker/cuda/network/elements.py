@@ -9,7 +9,7 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.network.arguments import ELEMENTS, OPERANDS, STEPS, TYPES, fill_axes
 from groupconv_worker.cuda.network.instances import ELEMENTS as KERNEL
-from groupconv_worker.cuda.network.lowering import Lowering, Views
+from groupconv_worker.cuda.network.lowering import CudaLowering, Views
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import broadcast
 
@@ -58,7 +58,7 @@ NARROW = EXACT | {np.dtype(np.int16), np.dtype(np.uint16)}
 """Elements that a float32 holds."""
 
 
-class Step(NamedTuple):
+class ElementOp(NamedTuple):
     """What is done with a value.
 
     Attributes:
@@ -84,7 +84,7 @@ class Chain(NamedTuple):
     """
 
     x: str
-    steps: tuple[Step, ...]
+    steps: tuple[ElementOp, ...]
     y: str
 
     @property
@@ -96,7 +96,7 @@ class Chain(NamedTuple):
         """Whether one launch holds it."""
         return len(self.operands) <= OPERANDS and len(self.steps) <= STEPS
 
-    def struct(self, low: Lowering) -> Array:
+    def struct(self, low: CudaLowering) -> Array:
         """The kernel's argument, without addresses."""
         operands, shape, found = self.operands, low.shape(self.y), np.zeros((), ELEMENTS)
         strides = [broadcast(low.shape(name), shape) for name in operands]
@@ -109,45 +109,45 @@ class Chain(NamedTuple):
         return found
 
 
-def function(name: str, *given: float) -> Step:
+def function(name: str, *given: float) -> ElementOp:
     """A function of one element with its parameters.
 
     Example:
         >>> function("Relu")
-        Step(code='Clip', b='', c='', p=0.0, q=inf)
+        ElementOp(code='Clip', b='', c='', p=0.0, q=inf)
     """
     if name == "Relu":
-        return Step("Clip", p=0.0, q=math.inf)
+        return ElementOp("Clip", p=0.0, q=math.inf)
     defaults = [value for _, value in PARAMETERS.get(name, ())]
     p, q = [*given, *defaults[len(given) :], 0.0, 0.0][:2]
     if name == "Elu":
-        return Step("Elu", p=1.0, q=p)
+        return ElementOp("Elu", p=1.0, q=p)
     if name == "Celu":
-        return Step("Elu", p=p, q=p)
-    return Step(name, p=p, q=q)
+        return ElementOp("Elu", p=p, q=p)
+    return ElementOp(name, p=p, q=q)
 
 
-def function_of(node: Node) -> Step:
+def function_of(node: Node) -> ElementOp:
     """The function of a node of one input."""
     if node.op == "Gelu" and node.attribute("approximate", "none") == "tanh":
-        return Step("GeluTanh")
+        return ElementOp("GeluTanh")
     return function(node.op, *(node.attribute(name, default) for name, default in PARAMETERS.get(node.op, ())))
 
 
-def activation(node: Node) -> list[Step]:
+def activation(node: Node) -> list[ElementOp]:
     """The step of a node's fused activation, if it has one."""
     given = node.attribute("activation", ())
     return [function(*given)] if given else []
 
 
-def lower_unary(low: Lowering, node: Node) -> None:
+def lower_unary(low: CudaLowering, node: Node) -> None:
     """Any of `UNARY`."""
     if any(node.inputs[1:]):
         raise UnsupportedNodeError("bounds that are no constants")
     extend(low, node.inputs[0], [function_of(node)], node.outputs[0])
 
 
-def lower_binary(low: Lowering, node: Node) -> None:
+def lower_binary(low: CudaLowering, node: Node) -> None:
     """Any of `BINARY`."""
     a, b = node.inputs
     if node.op == "Pow":
@@ -155,19 +155,19 @@ def lower_binary(low: Lowering, node: Node) -> None:
     code = "Fmod" if node.op == "Mod" and node.attribute("fmod", 0) else node.op
     if code == "Pow" and (power := low.constant(b)) is not None and power.size == 1 and float(power.reshape(())) == 2:
         same = low.shape(a) == low.shape(node.outputs[0])
-        extend(low, a, [Step("Square")] if same else [Step(code, b)], node.outputs[0])
+        extend(low, a, [ElementOp("Square")] if same else [ElementOp(code, b)], node.outputs[0])
     elif code in SWAPPED and not extends(low, a, node.outputs[0]) and extends(low, b, node.outputs[0]):
-        extend(low, b, [Step(SWAPPED[code], a)], node.outputs[0])
+        extend(low, b, [ElementOp(SWAPPED[code], a)], node.outputs[0])
     else:
-        extend(low, a, [Step(code, b)], node.outputs[0])
+        extend(low, a, [ElementOp(code, b)], node.outputs[0])
 
 
-def lower_folded(low: Lowering, node: Node) -> None:
+def lower_folded(low: CudaLowering, node: Node) -> None:
     """Max, Min, Sum and Mean of any number of inputs."""
     first, *others = node.inputs
-    steps = [Step(FOLDED[node.op], name) for name in others]
+    steps = [ElementOp(FOLDED[node.op], name) for name in others]
     if node.op == "Mean":
-        steps.append(Step("Mul", low.send(f"{node.outputs[0]}/count", np.array(1 / len(node.inputs), np.float32))))
+        steps.append(ElementOp("Mul", low.send(f"{node.outputs[0]}/count", np.array(1 / len(node.inputs), np.float32))))
     while len(steps) + 1 > OPERANDS:  # the constant of a mean is one, too
         some, steps = steps[: OPERANDS - 1], steps[OPERANDS - 1 :]
         shapes = [low.shape(first), *(low.shape(step.b) for step in some)]
@@ -177,22 +177,22 @@ def lower_folded(low: Lowering, node: Node) -> None:
     extend(low, first, steps, node.outputs[0])
 
 
-def lower_where(low: Lowering, node: Node) -> None:
+def lower_where(low: CudaLowering, node: Node) -> None:
     """Where."""
     condition, a, b = node.inputs
-    extend(low, condition, [Step("Where", a, b)], node.outputs[0])
+    extend(low, condition, [ElementOp("Where", a, b)], node.outputs[0])
 
 
-def lower_cast(low: Lowering, node: Node) -> None:
+def lower_cast(low: CudaLowering, node: Node) -> None:
     """Cast: to and from all of `TYPES`, by way of float32."""
     x, y = node.inputs[0], node.outputs[0]
     if low.dtype(x) not in TYPES or low.dtype(y) not in TYPES or not {low.dtype(x), low.dtype(y)} & NARROW:
         raise UnsupportedNodeError(f"from {low.dtype(x)} to {low.dtype(y)}")
-    steps = (Step("Truncate"),) if low.dtype(y).kind in "iu" else ()
+    steps = (ElementOp("Truncate"),) if low.dtype(y).kind in "iu" else ()
     write(low, Chain(x, steps, y))
 
 
-def extends(low: Lowering, x: str, y: str) -> bool:
+def extends(low: CudaLowering, x: str, y: str) -> bool:
     """Whether what makes y may go on with the chain that makes x, instead of a launch of its own."""
     chain = low.chain
     return (
@@ -205,7 +205,7 @@ def extends(low: Lowering, x: str, y: str) -> bool:
     )
 
 
-def extend(low: Lowering, x: str, steps: Sequence[Step], y: str) -> None:
+def extend(low: CudaLowering, x: str, steps: Sequence[ElementOp], y: str) -> None:
     """y = steps(x), as more steps of the chain that makes x where that can be."""
     for name in (x, y, *(n for step in steps for n in (step.b, step.c) if n)):
         if low.dtype(name) not in EXACT:
@@ -219,7 +219,7 @@ def extend(low: Lowering, x: str, steps: Sequence[Step], y: str) -> None:
     write(low, Chain(x, tuple(steps), y))
 
 
-def write(low: Lowering, chain: Chain) -> None:
+def write(low: CudaLowering, chain: Chain) -> None:
     """Launch a chain."""
     operands, y, struct = [low.needed(name) for name in chain.operands], low.made(chain.y), chain.struct(low)
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from groupconv_worker.cuda.device import Device
-from groupconv_worker.cuda.network.lowering import Lowering, Views
+from groupconv_worker.cuda.network.lowering import CudaLowering, Views
 from groupconv_worker.cuda.network.movement import copy
 from groupconv_worker.graph.graph import Graph, Node, Tensor
 from groupconv_worker.graph.needed.box import Box
@@ -37,7 +37,7 @@ def _zone_bytes(tensor: Tensor, box: Box) -> int:
     return -(-math.prod(box.shape) * tensor.dtype.itemsize // ALIGNMENT) * ALIGNMENT
 
 
-def lower_send(low: Lowering, node: Node) -> None:
+def lower_send(low: CudaLowering, node: Node) -> None:
     """Send: boxes of the input go to their targets, then their words get the number of the run.
 
     Beside the attributes of `partition.part.SEND` there are `zones`.
@@ -51,7 +51,7 @@ def lower_send(low: Lowering, node: Node) -> None:
         low.meet(zone.word, waits=False)
 
 
-def lower_receive(low: Lowering, node: Node) -> None:
+def lower_receive(low: CudaLowering, node: Node) -> None:
     """Receive: a box of a tensor from this part's own, if there is an input, and from what others have sent.
 
     The attributes are those of `lower_send`.
@@ -70,14 +70,14 @@ def lower_receive(low: Lowering, node: Node) -> None:
         copy_box(low, name, _origin(box), y, box.relative(whole))
 
 
-def copy_box(low: Lowering, x: str, x_box: Box, y: str, y_box: Box) -> None:
+def copy_box(low: CudaLowering, x: str, x_box: Box, y: str, y_box: Box) -> None:
     """Copy a box of a tensor to a box of another one, of the same shape."""
     steps = dense(low.shape(x)), dense(low.shape(y))
     first = _first(steps[0], x_box), _first(steps[1], y_box)
     copy(low, x_box.shape, x, steps[0], y, steps[1], first)
 
 
-def _put(low: Lowering, x: str, word: int) -> None:
+def _put(low: CudaLowering, x: str, word: int) -> None:
     """Copy a tensor to the target of an exchange, wherever it is."""
     targets, device, nbytes = low.routes.targets, low.device, low.tensors[x].nbytes
 
@@ -87,7 +87,7 @@ def _put(low: Lowering, x: str, word: int) -> None:
     low.add([x], [], run)
 
 
-def _fetch(low: Lowering, y: str, word: int) -> None:
+def _fetch(low: CudaLowering, y: str, word: int) -> None:
     """Copy what an exchange has brought to the landing area, if it did not come there."""
     sources, device, nbytes = low.routes.sources, low.device, low.tensors[y].nbytes
 

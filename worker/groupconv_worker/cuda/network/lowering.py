@@ -47,7 +47,7 @@ class Routes(NamedTuple):
     sources: dict[int, int]
 
 
-class Launch(NamedTuple):
+class DeviceWork(NamedTuple):
     """Work for the device: one kernel, or the few of a convolution.
 
     Attributes:
@@ -66,7 +66,7 @@ class Launch(NamedTuple):
     meeting: Meeting | None = None
 
 
-class Lowering:
+class CudaLowering:
     """Lowers a graph, node by node.
 
     Args:
@@ -89,7 +89,7 @@ class Lowering:
     def __init__(self, graph: Graph, device: Device | None = None, convolve: Convolve | None = None) -> None:
         self.graph, self.device, self._convolve = graph, device, convolve
         self.tensors: dict[str, Tensor] = dict(graph.tensors)
-        self.launches: list[Launch] = []
+        self.launches: list[DeviceWork] = []
         self.kernels: list[DeviceKernel] = []
         self.constants: dict[str, Any] = {}
         self.weight_bytes = 0
@@ -105,7 +105,7 @@ class Lowering:
         size = landing_bytes(self.graph)
         return device.empty((size,), np.dtype(np.uint8)) if size else None
 
-    def run(self, lower: Mapping[str, Callable[["Lowering", Node], None]]) -> None:
+    def run(self, lower: Mapping[str, Callable[["CudaLowering", Node], None]]) -> None:
         """Lower all nodes by their operators' functions.
 
         Raises:
@@ -185,7 +185,7 @@ class Lowering:
         self, reads: Sequence[str], writes: Sequence[str], run: Callable[[Views], None], *, transforms: bool = False
     ) -> None:
         """One more launch."""
-        self.launches.append(Launch(self._node, tuple(filter(None, reads)), tuple(writes), run, transforms))
+        self.launches.append(DeviceWork(self._node, tuple(filter(None, reads)), tuple(writes), run, transforms))
 
     def landed(self, zone: Zone, tensor: str, like: Tensor) -> str:
         """A tensor in the landing area, which another part of a network that is cut writes between the launches.
@@ -206,7 +206,7 @@ class Lowering:
 
     def meet(self, word: int, *, waits: bool) -> None:
         """Add a launch that waits for an exchange's elements, or announces that they were sent."""
-        self.launches.append(Launch(self._node, (), (), _nothing, meeting=Meeting(word, waits)))
+        self.launches.append(DeviceWork(self._node, (), (), _nothing, meeting=Meeting(word, waits)))
 
     def kernel(
         self,

@@ -4,11 +4,11 @@ import math
 
 from groupconv_worker.cuda.cublas import Product
 from groupconv_worker.cuda.network.convolutions import F32, multiply
-from groupconv_worker.cuda.network.lowering import Lowering, Views
+from groupconv_worker.cuda.network.lowering import CudaLowering, Views
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 
 
-def lower_matmul(low: Lowering, node: Node) -> None:
+def lower_matmul(low: CudaLowering, node: Node) -> None:
     """MatMul of stacks of matrices; a stack of one meets all matrices of the other."""
     a, b = node.inputs
     low.floats(a, b)

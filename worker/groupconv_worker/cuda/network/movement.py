@@ -9,7 +9,7 @@ import numpy as np
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.network import instances
 from groupconv_worker.cuda.network.arguments import COPY, fill_axes
-from groupconv_worker.cuda.network.lowering import THREADS, Lowering, several
+from groupconv_worker.cuda.network.lowering import THREADS, CudaLowering, several
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.operators.call import Call
 from groupconv_worker.graph.operators.movement import rearrangement
@@ -18,7 +18,7 @@ from groupconv_worker.graph.strides import broadcast, dense
 
 
 def copy(
-    low: Lowering,
+    low: CudaLowering,
     shape: Sequence[int],
     x: str,
     x_steps: Sequence[int],
@@ -46,12 +46,12 @@ def copy(
     low.kernel(instance, [x], y, lambda views: (views[x], views[y], struct), blocks=blocks)
 
 
-def lower_reshape(low: Lowering, node: Node) -> None:
+def lower_reshape(low: CudaLowering, node: Node) -> None:
     """Reshape, Identity and their like: another name for the same elements."""
     low.alias(node.outputs[0], node.inputs[0])
 
 
-def lower_transpose(low: Lowering, node: Node) -> None:
+def lower_transpose(low: CudaLowering, node: Node) -> None:
     """Transpose."""
     x, y = node.inputs[0], node.outputs[0]
     order = node.attribute("perm") or tuple(reversed(range(len(low.shape(x)))))
@@ -59,14 +59,14 @@ def lower_transpose(low: Lowering, node: Node) -> None:
     copy(low, low.shape(y), x, [steps[axis] for axis in order], y, dense(low.shape(y)))
 
 
-def lower_rearrangement(low: Lowering, node: Node) -> None:
+def lower_rearrangement(low: CudaLowering, node: Node) -> None:
     """ChannelShuffle, DepthToSpace and SpaceToDepth."""
     split, order = rearrangement(node, low.shape(node.inputs[0]))
     steps, shape = dense(split), [split[axis] for axis in order]
     copy(low, shape, node.inputs[0], [steps[axis] for axis in order], node.outputs[0], dense(shape))
 
 
-def lower_concat(low: Lowering, node: Node) -> None:
+def lower_concat(low: CudaLowering, node: Node) -> None:
     """Concat."""
     y = node.outputs[0]
     steps = dense(low.shape(y))
@@ -77,7 +77,7 @@ def lower_concat(low: Lowering, node: Node) -> None:
         first += shape[axis] * steps[axis]
 
 
-def lower_split(low: Lowering, node: Node) -> None:
+def lower_split(low: CudaLowering, node: Node) -> None:
     """Split."""
     x = node.inputs[0]
     steps = dense(low.shape(x))
@@ -88,7 +88,7 @@ def lower_split(low: Lowering, node: Node) -> None:
         first += shape[axis] * steps[axis]
 
 
-def lower_slice(low: Lowering, node: Node) -> None:
+def lower_slice(low: CudaLowering, node: Node) -> None:
     """Slice with constant bounds and any steps."""
     x, y = node.inputs[0], node.outputs[0]
     if any(node.inputs[1:]):
@@ -104,14 +104,14 @@ def lower_slice(low: Lowering, node: Node) -> None:
     copy(low, low.shape(y), x, steps, y, dense(low.shape(y)), (first, 0))
 
 
-def lower_expand(low: Lowering, node: Node) -> None:
+def lower_expand(low: CudaLowering, node: Node) -> None:
     """Expand."""
     x, y = node.inputs[0], node.outputs[0]
     shape = low.shape(y)
     copy(low, shape, x, broadcast(low.shape(x), shape), y, dense(shape))
 
 
-def lower_tile(low: Lowering, node: Node) -> None:
+def lower_tile(low: CudaLowering, node: Node) -> None:
     """Tile: an axis is one of repetitions, which does not advance, and its own."""
     x, y = node.inputs[0], node.outputs[0]
     pairs = [(out // own, own) for out, own in zip(low.shape(y), low.shape(x), strict=True)]
@@ -119,7 +119,7 @@ def lower_tile(low: Lowering, node: Node) -> None:
     copy(low, shape, x, [step for own in dense(low.shape(x)) for step in (0, own)], y, dense(shape))
 
 
-def lower_gather(low: Lowering, node: Node) -> None:
+def lower_gather(low: CudaLowering, node: Node) -> None:
     """Gather by indices of int32 or int64, constant or not."""
     x, index, y = node.inputs[0], node.inputs[1], node.outputs[0]
     shape = low.shape(x)
@@ -133,7 +133,7 @@ def lower_gather(low: Lowering, node: Node) -> None:
     low.kernel(instance, [x, index], y, lambda views: (views[x], views[index], views[y], *extents))
 
 
-def resample(low: Lowering, x: str, y: str, axis: int, taps: Array, shares: Array, fill: float = 0.0) -> None:
+def resample(low: CudaLowering, x: str, y: str, axis: int, taps: Array, shares: Array, fill: float = 0.0) -> None:
     """Along an axis, sums of some elements of x by their weights.
 
     Args:
@@ -165,7 +165,7 @@ def resample(low: Lowering, x: str, y: str, axis: int, taps: Array, shares: Arra
     )
 
 
-def lower_pad(low: Lowering, node: Node) -> None:
+def lower_pad(low: CudaLowering, node: Node) -> None:
     """Pad in every mode, axis by axis; negative padding cuts."""
     if any(node.inputs[1:]):
         raise UnsupportedNodeError("padding that is no constant")
@@ -184,7 +184,7 @@ def lower_pad(low: Lowering, node: Node) -> None:
     _along_axes(low, node, changes, float(value))
 
 
-def lower_resize(low: Lowering, node: Node) -> None:
+def lower_resize(low: CudaLowering, node: Node) -> None:
     """Resize in every mode, axis by axis, by the reference's weights."""
     x, out = node.inputs[0], low.shape(node.outputs[0])
     shape, rank = low.shape(x), len(out)
@@ -216,7 +216,7 @@ def sparse(matrix: Array) -> tuple[Array, Array]:
     return columns, np.take_along_axis(matrix, columns, 1)
 
 
-def _along_axes(low: Lowering, node: Node, changes: Sequence[tuple[int, Array, Array]], fill: float) -> None:
+def _along_axes(low: CudaLowering, node: Node, changes: Sequence[tuple[int, Array, Array]], fill: float) -> None:
     """One resampling after another; the last one makes the output."""
     x: Any = node.inputs[0]
     if not changes:

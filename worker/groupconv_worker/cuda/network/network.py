@@ -8,7 +8,7 @@ from groupconv.text import human_bytes
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.cache import GraphPool
-from groupconv_worker.cuda.network.lowering import Lowering
+from groupconv_worker.cuda.network.lowering import CudaLowering
 from groupconv_worker.cuda.network.operators import LOWER
 from groupconv_worker.cuda.network.recording import DeviceCode, NetworkRecording, Recording
 from groupconv_worker.graph.graph import Graph, output_arrays
@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Recording)
 
 
-def planned(graph: Graph) -> Lowering:
+def planned(graph: Graph) -> CudaLowering:
     """The launches of a graph without a device: what they read and write, and the bytes of weights and arena.
 
     Raises:
@@ -31,12 +31,12 @@ def planned(graph: Graph) -> Lowering:
         >>> len(low.launches), low.placed()[1], low.weight_bytes
         (1, 76, 0)
     """
-    low = Lowering(graph)
+    low = CudaLowering(graph)
     low.run(LOWER)
     return low
 
 
-def lowered(graph: Graph, engine: CudaEngine) -> Lowering:
+def lowered(graph: Graph, engine: CudaEngine) -> CudaLowering:
     """The launches of a graph, with its weights on the device of an engine.
 
     Raises:
@@ -44,7 +44,7 @@ def lowered(graph: Graph, engine: CudaEngine) -> Lowering:
         cupy.cuda.memory.OutOfMemoryError: the weights do not fit.
     """
     with engine.gpu.streams():
-        low = Lowering(graph, engine.gpu, lambda p, w, b: engine.kernel(p, w, b, resident=True))
+        low = CudaLowering(graph, engine.gpu, lambda p, w, b: engine.kernel(p, w, b, resident=True))
         low.run(LOWER)
     return low
 
@@ -67,7 +67,7 @@ class DeviceProgram(Generic[R]):
         DeviceLostError: the device failed; the process must be replaced.
     """
 
-    def __init__(self, graph: Graph, engine: CudaEngine, kind: type[R], plan: Lowering | None = None) -> None:
+    def __init__(self, graph: Graph, engine: CudaEngine, kind: type[R], plan: CudaLowering | None = None) -> None:
         self._device, self._kind = engine.gpu, kind
         plan = plan or planned(graph)
         self._offsets, self.arena_bytes = plan.placed()
@@ -163,7 +163,7 @@ class DeviceNetwork(DeviceProgram[NetworkRecording]):
         UnsupportedNodeError, ResourceExhaustedError, DeviceLostError: as of `DeviceProgram`.
     """
 
-    def __init__(self, graph: Graph, engine: CudaEngine, plan: Lowering | None = None) -> None:
+    def __init__(self, graph: Graph, engine: CudaEngine, plan: CudaLowering | None = None) -> None:
         super().__init__(graph, engine, NetworkRecording, plan)
 
     @property

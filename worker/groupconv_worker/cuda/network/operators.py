@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from groupconv_worker.cuda.network import convolutions, elements, exchange, matrices, movement, rows, windows
-from groupconv_worker.cuda.network.lowering import Lowering
+from groupconv_worker.cuda.network.lowering import CudaLowering
 from groupconv_worker.graph.graph import Node
 from groupconv_worker.graph.partition.part import RECEIVE, SEND
 
-LOWER: dict[str, Callable[[Lowering, Node], None]] = {
+LOWER: dict[str, Callable[[CudaLowering, Node], None]] = {
     **dict.fromkeys(elements.UNARY, elements.lower_unary),
     **dict.fromkeys(elements.BINARY, elements.lower_binary),
     **dict.fromkeys(elements.FOLDED, elements.lower_folded),

@@ -12,7 +12,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.errors import is_sticky
 from groupconv_worker.cuda.graphs.capture import CapturedGraph, GraphStream
-from groupconv_worker.cuda.network.lowering import Launch
+from groupconv_worker.cuda.network.lowering import DeviceWork
 from groupconv_worker.graph.graph import Tensor
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class DeviceCode(NamedTuple):
         views: from an arena, (arena_bytes,) uint8 on the device, to the array of each tensor by its name.
     """
 
-    launches: Sequence[Launch]
+    launches: Sequence[DeviceWork]
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     arena_bytes: int
@@ -139,7 +139,7 @@ class Recording(ABC):
         return graph
 
     @staticmethod
-    def _launch(launch: Launch, views: Mapping[str, Any], workspace: Workspace) -> None:
+    def _launch(launch: DeviceWork, views: Mapping[str, Any], workspace: Workspace) -> None:
         """Put one launch on the current stream."""
         if launch.transforms:  # plans of cuFFT keep their work area from one launch to the next
             launch.run(views)

@@ -8,9 +8,9 @@ import numpy as np
 
 from groupconv_worker.contract import Array
 from groupconv_worker.cuda.network.arguments import ROWS, fill_axes
-from groupconv_worker.cuda.network.elements import Step, activation, extend
+from groupconv_worker.cuda.network.elements import ElementOp, activation, extend
 from groupconv_worker.cuda.network.instances import NORMALIZE, REDUCE, SOFTMAX, WHERE_LARGEST
-from groupconv_worker.cuda.network.lowering import THREADS, Lowering, Views, several
+from groupconv_worker.cuda.network.lowering import THREADS, CudaLowering, Views, several
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 from groupconv_worker.graph.strides import dense
 
@@ -46,7 +46,7 @@ def rows_of(shape: Sequence[int], axes: Sequence[int]) -> Array:
 
 
 def by_rows(
-    low: Lowering,
+    low: CudaLowering,
     instance: tuple[str, str],
     reads: Sequence[str],
     y: str,
@@ -59,7 +59,7 @@ def by_rows(
     low.kernel(instance, reads, y, arguments, blocks=rows, threads=threads, shared=4 * threads)
 
 
-def lower_reduction(low: Lowering, node: Node) -> None:
+def lower_reduction(low: CudaLowering, node: Node) -> None:
     """Any of `REDUCTIONS`, and the global pools."""
     x, y = node.inputs[0], node.outputs[0]
     low.floats(x)
@@ -84,7 +84,7 @@ def lower_reduction(low: Lowering, node: Node) -> None:
     )
 
 
-def lower_softmax(low: Lowering, node: Node) -> None:
+def lower_softmax(low: CudaLowering, node: Node) -> None:
     """Softmax and LogSoftmax over any axis."""
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
     low.floats(x)
@@ -100,7 +100,7 @@ def lower_softmax(low: Lowering, node: Node) -> None:
     )
 
 
-def lower_where_largest(low: Lowering, node: Node) -> None:
+def lower_where_largest(low: CudaLowering, node: Node) -> None:
     """ArgMax and ArgMin of float32."""
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
     low.floats(x)
@@ -109,7 +109,7 @@ def lower_where_largest(low: Lowering, node: Node) -> None:
     low.kernel(WHERE_LARGEST, [x], y, lambda views: (views[x], views[y], struct, *flags))
 
 
-def lower_normalization(low: Lowering, node: Node) -> None:
+def lower_normalization(low: CudaLowering, node: Node) -> None:
     """InstanceNormalization and GroupNormalization, whose groups are one or more channels, and LayerNormalization."""
     low.floats(*node.inputs[:1])
     shape = low.shape(node.inputs[0])
@@ -133,7 +133,7 @@ def lower_normalization(low: Lowering, node: Node) -> None:
     by_rows(low, NORMALIZE, [x, scale, shift], y, (rows, count), arguments)
 
 
-def _by_channel(low: Lowering, node: Node, position: int, channels: int, default: float) -> str:
+def _by_channel(low: CudaLowering, node: Node, position: int, channels: int, default: float) -> str:
     """A scale or shift with an element for each channel; one for each group is repeated."""
     name = node.inputs[position] if position < len(node.inputs) else ""
     array = low.constant(name) if name else np.full(channels, default, np.float32)
@@ -145,13 +145,13 @@ def _by_channel(low: Lowering, node: Node, position: int, channels: int, default
     return low.send(f"{node.outputs[0]}/{position}", repeated)
 
 
-def lower_affine(low: Lowering, node: Node) -> None:
+def lower_affine(low: CudaLowering, node: Node) -> None:
     """AffineChannel: a scale and a shift for each channel, then an activation."""
     scale, shift = _constants(low, node.inputs[1:3])
     _scaled(low, node, scale, shift)
 
 
-def lower_batch_normalization(low: Lowering, node: Node) -> None:
+def lower_batch_normalization(low: CudaLowering, node: Node) -> None:
     """BatchNormalization with its statistics, which the canonical form leaves only where it cannot fold it."""
     if any(node.outputs[1:]):
         raise UnsupportedNodeError("statistics as outputs")
@@ -160,14 +160,14 @@ def lower_batch_normalization(low: Lowering, node: Node) -> None:
     _scaled(low, node, factor, shift - mean * factor)
 
 
-def _constants(low: Lowering, names: Sequence[str]) -> list[Any]:
+def _constants(low: CudaLowering, names: Sequence[str]) -> list[Any]:
     found = [low.constant(name) for name in names]
     if any(array is None for array in found):
         raise UnsupportedNodeError("a scale or shift that is no constant")
     return [array.astype(np.float64) for array in found if array is not None]
 
 
-def _scaled(low: Lowering, node: Node, scale: Array, shift: Array) -> None:
+def _scaled(low: CudaLowering, node: Node, scale: Array, shift: Array) -> None:
     x, y = node.inputs[0], node.outputs[0]
     low.floats(x)
     shape = (-1, *(1,) * (len(low.shape(x)) - 2))
@@ -175,4 +175,4 @@ def _scaled(low: Lowering, node: Node, scale: Array, shift: Array) -> None:
         low.send(f"{y}/{what}", array.reshape(shape).astype(np.float32))
         for what, array in (("scale", scale), ("shift", shift))
     ]
-    extend(low, x, [Step("Mul", names[0]), Step("Add", names[1]), *activation(node)], y)
+    extend(low, x, [ElementOp("Mul", names[0]), ElementOp("Add", names[1]), *activation(node)], y)

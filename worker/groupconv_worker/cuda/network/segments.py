@@ -17,7 +17,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.capture import CapturedGraph, GraphStream
-from groupconv_worker.cuda.network.lowering import Launch, Meeting
+from groupconv_worker.cuda.network.lowering import DeviceWork, Meeting
 from groupconv_worker.cuda.network.recording import DeviceCode, Recording, Workspace
 from groupconv_worker.graph.partition.zones import LINE
 from groupconv_worker.job import Job
@@ -156,7 +156,7 @@ class PartRecording(Recording):
 
     def _in_steps(self) -> list["_Segment | Meeting"]:
         """Split the launches at their meetings: segments, and the meetings between them."""
-        rows = list[list[Launch]]([[]])
+        rows = list[list[DeviceWork]]([[]])
         meetings = list[Meeting]()  # one behind each row but the last
         for launch in self._code.launches:
             if launch.meeting is None:
@@ -173,7 +173,7 @@ class PartRecording(Recording):
             steps += meetings[position : position + 1]
         return steps
 
-    def _put(self, launches: Sequence[Launch], workspace: Workspace, *, first: bool, last: bool) -> None:
+    def _put(self, launches: Sequence[DeviceWork], workspace: Workspace, *, first: bool, last: bool) -> None:
         """Put a segment on the current stream."""
         workspace.begin()
         if first:

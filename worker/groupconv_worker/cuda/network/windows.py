@@ -9,11 +9,11 @@ from groupconv_worker.cuda.arguments import three
 from groupconv_worker.cuda.network.arguments import POOL
 from groupconv_worker.cuda.network.instances import NEIGHBORS
 from groupconv_worker.cuda.network.instances import POOL as KERNEL
-from groupconv_worker.cuda.network.lowering import Lowering
+from groupconv_worker.cuda.network.lowering import CudaLowering
 from groupconv_worker.graph.graph import Node, UnsupportedNodeError
 
 
-def lower_pool(low: Lowering, node: Node) -> None:
+def lower_pool(low: CudaLowering, node: Node) -> None:
     """MaxPool and AveragePool over one to three axes."""
     x, y = node.inputs[0], node.outputs[0]
     low.floats(x)
@@ -39,7 +39,7 @@ def lower_pool(low: Lowering, node: Node) -> None:
     low.kernel(KERNEL, [x], y, lambda views: (views[x], views[y], struct))
 
 
-def lower_neighbors(low: Lowering, node: Node) -> None:
+def lower_neighbors(low: CudaLowering, node: Node) -> None:
     """LRN."""
     x, y = low.needed(node.inputs[0]), low.made(node.outputs[0])
     low.floats(x)
