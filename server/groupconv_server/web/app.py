@@ -17,6 +17,7 @@ from groupconv.transport.address import is_loopback
 from groupconv_server.config import Config
 from groupconv_server.telemetry.request import ID_KEY
 from groupconv_server.web.bodies import Bodies
+from groupconv_server.web.headers import Headers
 from groupconv_server.web.kserve import KServe
 from groupconv_server.web.methods import SERVICES, Methods
 from groupconv_server.web.rest_tensors import HEADER_LENGTH
@@ -78,7 +79,7 @@ def application(methods: Methods, kserve: KServe, config: Config) -> Bodies:
         pages = GZipMiddleware(Page(directory=PAGE, html=True), minimum_size=ZIPPED)
         routes.append(Mount("/", app=pages))
     app = Starlette(routes=routes, middleware=_middleware(config))
-    return Bodies(app, config.queue_bytes, config.limits.stream_idle_seconds)
+    return Bodies(Headers(app), config.queue_bytes, config.limits.stream_idle_seconds)
 
 
 def _middleware(config: Config) -> list[Middleware]:

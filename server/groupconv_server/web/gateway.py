@@ -5,11 +5,12 @@ a browser is a call like any other. It travels over a Unix socket in a folder th
 of the browser is sent along, and the gRPC server believes it on that socket alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import grpc
+from anyio import CapacityLimiter, to_thread
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError, ErrorDetail
 from google.rpc import status_pb2
@@ -17,13 +18,17 @@ from grpc import aio
 from protobuf.wkt import Any as AnyDetail
 
 from groupconv.errors import UnauthenticatedError
+from groupconv.session import LONGEST_TIMEOUT
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.telemetry.request import ID_KEY, PEER_KEY
 
 FORWARDED = frozenset({"authorization", ID_KEY, "traceparent", "tracestate", "baggage"})
 """Headers of a request that become its metadata. A browser adds others, which the server does not read."""
 STATUS_KEY = "grpc-status-details-bin"
+THREADS = 2
+"""Messages in JSON that are parsed or written at a time: each may take a hundred times its size for a moment."""
 Headers = Mapping[str, str]
+T = TypeVar("T")
 
 
 class Gateway:
@@ -37,6 +42,7 @@ class Gateway:
 
     def __init__(self, target: str, limit: int, tokens: Tokens | None) -> None:
         self._tokens = tokens
+        self._beside = CapacityLimiter(THREADS)
         self._channel = aio.insecure_channel(
             target,
             options=[
@@ -67,6 +73,8 @@ class Gateway:
         metadata = [(key, value) for key, value in headers.items() if key in FORWARDED]
         metadata.append((PEER_KEY, f"web:{peer}"))
         multi: aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
+        if timeout is not None:  # gRPC takes one beyond its clock for one that has passed
+            timeout = min(timeout, LONGEST_TIMEOUT)
         call = multi(message, timeout=timeout, metadata=metadata)
         try:
             answer = await call
@@ -74,6 +82,10 @@ class Gateway:
             raise connect_error(error) from None
         trailers = dict(await call.trailing_metadata() or ())
         return answer, str(trailers.get(ID_KEY, ""))
+
+    async def beside(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function that takes long, such as a parser, in a thread: other connections go on."""
+        return await to_thread.run_sync(function, *args, limiter=self._beside)
 
     async def refuse_without_token(self, method: str, headers: Headers, peer: str) -> None:
         """Refuse a caller without a token before its message is read.

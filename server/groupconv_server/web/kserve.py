@@ -10,12 +10,11 @@ from typing import Any
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import GroupconvError
 from groupconv_server.inference.v2 import infer_pb2, model_pb2, service_pb2
 from groupconv_server.telemetry.request import ID_KEY
 from groupconv_server.web.gateway import Gateway
@@ -110,10 +109,11 @@ class KServe:
         await self._gateway.refuse_without_token(f"{_SERVICE}ModelInfer", dict(request.headers), _peer(request))
         body = await self._body(request)
         length = request.headers.get(HEADER_LENGTH)
-        message, wants = await run_in_threadpool(request_of, body, length)
+        message, wants = await self._gateway.beside(request_of, body, length)
         message.model_name, message.model_version = request.path_params["name"], request.path_params.get("version", "")
-        answer = await self._call(request, "ModelInfer", message.SerializeToString())
-        content, headers = await run_in_threadpool(answer_of, infer_pb2.ModelInferResponse.FromString(answer), wants)
+        raw = await self._call(request, "ModelInfer", message.SerializeToString())
+        answer = infer_pb2.ModelInferResponse.FromString(raw)
+        content, headers = await self._gateway.beside(answer_of, answer, wants)
         return Response(content, headers=headers)
 
     async def _call(self, request: Request, method: str, message: bytes = b"") -> bytes:
@@ -138,8 +138,8 @@ def _answering(method: Handler) -> Handler:
     async def run(request: Request) -> Response:
         try:
             response = await method(request)
-        except InvalidArgumentError as error:
-            return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+        except GroupconvError as error:
+            return JSONResponse({"error": str(error)}, STATUSES[Code[error.status]])
         except ConnectError as error:
             status = STATUSES.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR)
             return JSONResponse({"error": error.message}, status)

@@ -17,6 +17,7 @@ from groupconv_server.access.tls import Certificates
 from groupconv_server.access.tokens import Tokens
 from groupconv_server.config import Config
 from groupconv_server.web.app import application
+from groupconv_server.web.connection import Connection
 from groupconv_server.web.gateway import Gateway
 from groupconv_server.web.kserve import KServe
 from groupconv_server.web.methods import Methods
@@ -84,7 +85,7 @@ class WebListener:
                 uvicorn.Config(
                     application(Methods(gateway, limit), KServe(gateway, limit), config),
                     loop="asyncio",
-                    http="h11",
+                    http=Connection,
                     ws="none",
                     lifespan="off",
                     log_config=None,  # the server's own

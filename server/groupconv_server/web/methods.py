@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from connectrpc.code import Code
 from connectrpc.codec import Codec
+from connectrpc.errors import ConnectError
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication, Endpoint
@@ -18,7 +20,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from groupconv.v1 import cluster_pb2, convolution_pb2, layer_pb2, network_pb2
 from groupconv_server.telemetry.request import ID_KEY
 from groupconv_server.web.gateway import Gateway
-from groupconv_server.web.rest_tensors import JSON_BYTES
+from groupconv_server.web.rest_tensors import JSON_ANSWER_BYTES, JSON_BYTES
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"],
@@ -29,8 +31,8 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
 """Served on the web port. Shared memory is not: a browser has none, and regions belong to connections."""
 
 
-class Answer(NamedTuple):
-    """An encoded answer and its message class."""
+class Text(NamedTuple):
+    """A message in JSON that is not parsed yet, and its class."""
 
     raw: bytes
     kind: Any
@@ -47,34 +49,56 @@ class Binary:
         """The bytes."""
         return bytes(data)
 
-    def encode(self, message: Answer) -> bytes:
+    def encode(self, message: bytes) -> bytes:
         """The bytes."""
-        return message.raw
+        return message
 
 
-class Json:
+class Json(Binary):
     """connectrpc's codec "json": protobuf's JSON form, in which bytes are base64.
 
-    Example:
-        >>> from groupconv.v1.cluster_pb2 import GetClusterRequest
-        >>> Json().decode(b"{}", GetClusterRequest)
-        b''
+    connectrpc calls it in the thread of all connections, where 4 MiB of JSON would take seconds. So `_call` parses.
     """
 
     def name(self) -> str:
         """Its content type's name."""
         return "json"
 
-    def decode(self, data: bytes | bytearray, message_class: Any) -> bytes:
-        """The message in its binary form. connectrpc reports any exception as INVALID_ARGUMENT."""
+    def decode(self, data: bytes | bytearray, message_class: Any) -> Text:  # type: ignore[override]
+        """The text. connectrpc reports any exception as INVALID_ARGUMENT."""
         if len(data) > JSON_BYTES:
             raise ValueError(f"expected at most {JSON_BYTES} bytes of JSON; larger messages go as application/proto")
-        message: bytes = json_format.Parse(bytes(data), message_class()).SerializeToString()
-        return message
+        return Text(bytes(data), message_class)
 
-    def encode(self, message: Answer) -> bytes:
-        """The answer in JSON."""
-        return json_format.MessageToJson(message.kind.FromString(message.raw), indent=None).encode()
+
+def from_json(text: Text) -> bytes:
+    """The binary form of a message in JSON.
+
+    Raises:
+        ConnectError: INVALID_ARGUMENT, for what is none.
+
+    Example:
+        >>> from groupconv.v1.cluster_pb2 import GetClusterRequest
+        >>> from_json(Text(b"{}", GetClusterRequest))
+        b''
+    """
+    try:
+        message: bytes = json_format.Parse(text.raw, text.kind()).SerializeToString()
+    except Exception as error:  # noqa: BLE001 - protobuf raises several kinds
+        raise ConnectError(Code.INVALID_ARGUMENT, f"unmarshal message: {error}") from None
+    return message
+
+
+def to_json(raw: bytes, kind: Any) -> bytes:
+    """A message of a class in JSON.
+
+    Raises:
+        ConnectError: RESOURCE_EXHAUSTED, for one that is too large.
+    """
+    if len(raw) > JSON_ANSWER_BYTES:
+        why = f"the answer has {len(raw)} bytes, and JSON at most {JSON_ANSWER_BYTES}: call with application/proto"
+        raise ConnectError(Code.RESOURCE_EXHAUSTED, why)
+    return json_format.MessageToJson(kind.FromString(raw), indent=None).encode()
 
 
 class TokenCheck:
@@ -152,9 +176,10 @@ def _endpoint(gateway: Gateway, path: str, method: MethodDescriptor) -> Endpoint
     return Endpoint.unary(info, run)
 
 
-async def _call(gateway: Gateway, path: str, message: bytes, ctx: RequestContext[Any, Any]) -> Answer:
+async def _call(gateway: Gateway, path: str, message: bytes | Text, ctx: RequestContext[Any, Any]) -> bytes:
     milliseconds = ctx.timeout_ms
     timeout = None if milliseconds is None else max(0.0, milliseconds / 1000)
-    raw, request_id = await gateway.call(path, message, ctx.request_headers, ctx.client_address or "", timeout)
+    sent = await gateway.beside(from_json, message) if isinstance(message, Text) else message
+    raw, request_id = await gateway.call(path, sent, ctx.request_headers, ctx.client_address or "", timeout)
     ctx.response_headers[ID_KEY] = request_id
-    return Answer(raw, ctx.method.output)
+    return await gateway.beside(to_json, raw, ctx.method.output) if isinstance(message, Text) else raw

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from groupconv.errors import InvalidArgumentError
+from groupconv.errors import InvalidArgumentError, ResourceExhaustedError
 from groupconv_server.inference.tensors import DATATYPES, datatype_of
 from groupconv_server.inference.v2 import infer_pb2
 
@@ -14,6 +14,8 @@ HEADER_LENGTH = "inference-header-content-length"
 """Header with the bytes of JSON before binary tensors."""
 JSON_BYTES = 4 * 2**20
 """Bytes of JSON, at most: its numbers take up to twenty times as much once they are parsed."""
+JSON_ANSWER_BYTES = 16 * 2**20
+"""Bytes of an answer that become JSON, at most: as text and numbers they take up to ten times as much."""
 Wants = tuple[bool, frozenset[str]]
 """Whether all outputs are wanted as binary, and the names of single ones that are."""
 
@@ -69,6 +71,9 @@ def request_of(body: bytes, length: str | None) -> tuple[infer_pb2.ModelInferReq
 def answer_of(answer: infer_pb2.ModelInferResponse, wants: Wants) -> tuple[bytes, dict[str, str]]:
     """The body of an answer and its headers. A number that JSON has not, such as NaN, is null.
 
+    Raises:
+        ResourceExhaustedError: an answer that is too large for JSON.
+
     Example:
         >>> answer = infer_pb2.ModelInferResponse(raw_output_contents=[np.float32([1, np.nan]).tobytes()])
         >>> _ = answer.outputs.add(name="y", datatype="FP32", shape=[2])
@@ -76,13 +81,17 @@ def answer_of(answer: infer_pb2.ModelInferResponse, wants: Wants) -> tuple[bytes
         [1.0, None]
     """
     everything, names = wants
-    outputs, binary = [], []
+    outputs, binary, numbers = [], [], 0
     for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
         output: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         if everything or tensor.name in names:
             output["parameters"] = {"binary_data_size": len(raw)}
             binary.append(raw)
         else:
+            numbers += len(raw)
+            if numbers > JSON_ANSWER_BYTES:
+                why = f"outputs: {numbers} bytes, and JSON has at most {JSON_ANSWER_BYTES}: set binary_data_output"
+                raise ResourceExhaustedError(why)
             values = np.frombuffer(raw, DATATYPES[tensor.datatype])
             if values.dtype.kind not in "biu":
                 values = values.astype(np.float64)
