@@ -137,7 +137,8 @@ def test_tiles_of_a_plan_match_its_legend_and_fill_the_axes(name):
     (legend,) = figure.legends
     looks = [(to_hex(p.get_facecolor()), p.get_hatch() or "") for p in legend.get_patches()]
     assert len(set(looks)) == len(looks) == len(plan.workers) + 1
-    labels = [text.get_text() for text in legend.get_texts()]
+    places = {text.get_text(): text.get_window_extent() for text in legend.get_texts()}
+    labels = sorted(places, key=lambda label: (-round(places[label].y1), places[label].x0))  # as one reads them
     assert labels[:-1] == list(plan.workers)
     for axes in figure.get_axes():
         tiles = [p for p in axes.patches if isinstance(p, Rectangle)]

@@ -76,7 +76,7 @@ def draw(steps: Sequence[StepPlan], workers: Sequence[str]) -> Any:
         how = "measured" if step.measured else "predicted"
         row.suptitle(
             f"step {i}: {step.variant} convolution cut along {step.cut}, {how} {milliseconds(step.seconds)}"
-            + (", joined to the step before" if step.joined else ""),
+            + (", each worker goes on with its own part" if step.joined else ""),
             x=0.01, ha="left", fontsize=11,
         )  # fmt: skip
         for axes, panel in zip(row.subplots(1, 3, width_ratios=(3, 2, 3)), _panels(step), strict=True):
@@ -251,14 +251,14 @@ def _legend(made: Any, looks: dict[str, Look], undrawn: int) -> None:
         Patch(facecolor=of.color, hatch=of.hatch, edgecolor="black", linewidth=0.8, label=worker)
         for worker, of in list(looks.items())[:LEGEND]
     ]
-    handles.append(
-        Patch(
-            facecolor=SHARED, hatch=SEVERAL, edgecolor="black", linewidth=0.8, label="read or summed by several workers"
-        )
-    )
+    if any(patch.get_hatch() == SEVERAL for axes in made.axes for patch in axes.patches):
+        label = "read or summed by several workers"
+        handles.append(Patch(facecolor=SHARED, hatch=SEVERAL, edgecolor="black", linewidth=0.8, label=label))
     notes = [f"{len(looks) - LEGEND} more workers"] * (len(looks) > LEGEND) + [f"{undrawn} more steps"] * (undrawn > 0)
     handles += [Patch(facecolor="none", edgecolor="none", label=f"… and {note}") for note in notes]
-    made.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=9, frameon=False)
+    columns = min(7, len(handles))
+    by_column = [handle for column in range(columns) for handle in handles[column::columns]]  # rows read in order
+    made.legend(handles=by_column, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
 def _times(shape: Sequence[int]) -> str:

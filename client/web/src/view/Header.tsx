@@ -15,7 +15,7 @@ export function Header({ state }: { state: State }) {
     <header>
       <div>
         <h1>See a convolution</h1>
-        <p>Each result on this page is computed by a groupconv server, cut over its workers.</p>
+        <p>Choose an image and a kernel. A groupconv server computes the result, and its workers share the work.</p>
       </div>
       <button type="button" onClick={copy}>
         {copied ? "Copied" : "Copy link"}

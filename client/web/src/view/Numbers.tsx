@@ -1,6 +1,6 @@
 /** Extents, weights, multiply-adds and the receptive field, each with its formula filled in. */
 
-import { formulasOf, totalsOf } from "../model/formulas";
+import { formulasOf, symbolsOf, totalsOf } from "../model/formulas";
 import type { Made } from "./useConvolution";
 
 export function Numbers({ made }: { made: Made }) {
@@ -8,6 +8,7 @@ export function Numbers({ made }: { made: Made }) {
   return (
     <section class="card" aria-label="Numbers of this convolution">
       <h2>In numbers</h2>
+      <p class="hint">{symbolsOf(geometries)}</p>
       <div class="steps">
         {geometries.map((geometry, i) => (
           <div key={i}>

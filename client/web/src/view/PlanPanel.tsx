@@ -71,8 +71,7 @@ function Step(props: {
         </h3>
       )}
       <p>
-        Cut along <strong>{step.cut}</strong>: {step.reason}. The whole step is{" "}
-        {step.measured ? "measured" : "predicted"} to take {time(step.seconds)}.
+        Cut along <strong>{step.cut}</strong>: {step.reason}.
       </p>
       <div class="sheets">
         {Array.from({ length: Math.min(channels, SHEETS) }, (_, channel) => (
@@ -120,12 +119,16 @@ function Step(props: {
           </tbody>
         </table>
       </div>
+      <p class="hint">
+        A shard is the part of one worker. Its halo is the input around it that its windows also need. Predicted: before the
+        run. Measured: in the worker. With travel: from sending to the answer.
+      </p>
       {step.alternatives.length > 0 && (
         <p class="hint">
           Considered as well:{" "}
           {step.alternatives
             .slice(0, 4)
-            .map((a) => `${a.cut} (${a.shards} shard${a.shards > 1 ? "s" : ""}, ${time(a.seconds)})`)
+            .map((a) => `${a.cut === "nothing" ? "not cut" : a.cut} (${a.shards} shard${a.shards > 1 ? "s" : ""}, ${time(a.seconds)})`)
             .join("; ")}
           .
         </p>
@@ -136,7 +139,7 @@ function Step(props: {
 
 function nameOf(cut: string, variant: Variant): string {
   if (cut === EXAMPLE) return `an example: ${exampleCut(variant)}`;
-  return cut || "what the planner chooses";
+  return cut === "nothing" ? "nothing: one worker" : cut || "what the planner chooses";
 }
 
 function described(step: StepPlan, channel: number): string {
