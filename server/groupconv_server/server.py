@@ -59,6 +59,9 @@ LINGER = 0.5
 PING_MS = 10_000
 """Milliseconds between a client's pings, at least."""
 
+HANDSHAKE_MS = 20_000
+"""Milliseconds that a new connection has for TLS and for HTTP/2 to begin."""
+
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SERVICES = (
     convolution_pb2.DESCRIPTOR.services_by_name["ConvolutionService"].full_name,
@@ -253,6 +256,7 @@ class Server:
                 ("grpc.keepalive_timeout_ms", 2 * PING_MS),
                 ("grpc.http2.ping_timeout_ms", 2 * PING_MS),
                 *TRANSPORT,
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
                 # a second server on the port is an error, not a silent share
                 ("grpc.so_reuseport", int(self._parts.shares_port)),
             ],

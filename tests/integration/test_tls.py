@@ -1,6 +1,9 @@
 """TLS and mutual TLS: who has no right certificate is refused, and certificates change under traffic."""
 
 import asyncio
+import logging
+import os
+import socket
 import threading
 
 import grpc
@@ -10,6 +13,8 @@ import trustme
 
 import groupconv
 from groupconv.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from groupconv_server import server as server_module
+from groupconv_server.access.tls import Certificates
 from groupconv_server.config import Config
 from groupconv_server.server import Server
 
@@ -162,3 +167,26 @@ def test_the_client_says_what_is_wrong_with_its_certificates(tmp_path):
         groupconv.connect("gpu-box:1", root_certificates=b"junk")
     with pytest.raises(FileNotFoundError):
         groupconv.connect("gpu-box:1", root_certificates=tmp_path / "none.pem")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path, authority, make, caplog):
+    cert, key = written(tmp_path, "server", authority.issue_cert("localhost"))
+    other = tmp_path / "other"
+    make(other)
+    with pytest.raises(FailedPreconditionError, match="other is no file"):
+        Certificates(other, key)
+    certificates = Certificates(cert, key, written(tmp_path, "ca", authority.issue_cert("ca"))[0])
+    key.unlink()
+    key.symlink_to(other)
+    with caplog.at_level(logging.ERROR):
+        certificates.reload()
+    assert "server.key is no file" in caplog.text
+
+
+@pytest.mark.parametrize("begun", [b"", bytes.fromhex("16030100c8010000c4")])
+def test_a_handshake_that_stalls_ends(tmp_path, authority, begun, monkeypatch):
+    monkeypatch.setattr(server_module, "HANDSHAKE_MS", 200)
+    with secured(tmp_path, authority) as server, socket.create_connection(("127.0.0.1", server.port), 60) as stalled:
+        stalled.sendall(begun)
+        assert stalled.recv(1) == b""

@@ -6,6 +6,7 @@ in the moment between a new certificate and its key, are ignored, and the last g
 
 import logging
 import ssl
+import stat
 import threading
 from pathlib import Path
 
@@ -116,11 +117,15 @@ class Certificates:
         """The files' signature, empty if one of them is not there."""
         try:
             return self._stat()
-        except OSError:
+        except (OSError, ValueError):
             return ()
 
     def _stat(self) -> Signature:
-        return tuple((s.st_mtime_ns, s.st_size, s.st_ino) for s in (path.stat() for path in self._files))
+        found = [path.stat() for path in self._files]
+        for path, facts in zip(self._files, found, strict=True):
+            if not stat.S_ISREG(facts.st_mode):  # a pipe would have the server wait at each handshake
+                raise ValueError(f"{path} is no file")
+        return tuple((facts.st_mtime_ns, facts.st_size, facts.st_ino) for facts in found)
 
     def _read(self) -> tuple[Signature, grpc.ServerCertificateConfiguration]:
         """Read the files and check with OpenSSL that they fit together. gRPC would only find out at each handshake."""
@@ -135,6 +140,7 @@ class Certificates:
     def _loaded(self) -> ssl.SSLContext:
         """A context of OpenSSL with the files, which must fit together."""
         certificate, key, *client_ca = self._files
+        self._stat()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(certificate, key, password=_no_passphrase)
