@@ -7,6 +7,7 @@ from skimage.filters import unsharp_mask
 from typer.testing import CliRunner
 
 from groupconv_server.cli.app import app
+from groupconv_server.files.filters import filtering
 
 RNG = np.random.default_rng(7)
 PLANE = RNG.standard_normal((40, 45))
@@ -46,6 +47,16 @@ def test_named_filters_are_scipy_s(filtered, x):
     close(sharp, x + 0.7 * (x - ndimage.gaussian_filter(x, 1.5, **nearest)))
     inner = (slice(6, -6),) * x.ndim  # scikit-image mirrors at the edges
     close(sharp[inner], unsharp_mask(x, 1.5, 0.7, preserve_range=True)[inner])
+
+
+def test_a_wide_gaussian_of_an_image_is_passes(filtered):
+    x = PLANE.astype(np.float32)
+    assert [step.kernel.shape for step in filtering("gaussian:40", None, 1, "YX", alpha=False).steps] == [
+        (1, 1, 321, 1),
+        (1, 1, 1, 321),
+    ]
+    close(filtered(x, "gaussian:40,2"), ndimage.gaussian_filter(x, (40, 2), mode="nearest"))
+    close(filtered(x, "dog:2,40"), filtered(x, "gaussian:2") - filtered(x, "gaussian:40"))
 
 
 @pytest.mark.parametrize("sigmas", [(0.5, 2, 1), (2, 0, 1), (0, 1, 2)])
@@ -93,6 +104,9 @@ def test_what_is_saturated_is_counted_and_said(filtered, server, tmp_path):
     assert "outside the range of uint8 and were saturated" in done.stderr
     done = CliRunner().invoke(app(), [*command, "--dtype", "int32"])
     assert "saturated" not in done.stderr
+    np.save(tmp_path / "x.npy", np.where(np.arange(1200).reshape(30, 40) == 620, np.nan, 1))
+    done = CliRunner().invoke(app(), [*command, "--dtype", "uint8"])
+    assert "groupconv: 9 values (0.0075 of all) are outside" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ def _array(file: FileIO, name: str) -> RawArray:
         version = np.lib.format.read_magic(file)
         shape, fortran, dtype = HEADERS[version](file)
     except KeyError:
-        expected = "an array of numbers saved by numpy.save"
-        raise InvalidArgumentError("input", expected, f"{name}, an array with named fields") from None
+        found = Words(f"{name}, of version {'.'.join(map(str, version))}")
+        raise InvalidArgumentError("input", "an array saved by numpy.save in version 1.0 or 2.0", found) from None
     except (ValueError, EOFError) as error:
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{name} ({error})") from None
     if any(size < 0 for size in shape):

@@ -48,7 +48,6 @@ $ groupconv conv scene.tif --kernel gaussian:2 -o soft.tif
 
 $ groupconv conv photo.png --kernel mine.npy --padding-mode reflect -o out.npy
 """
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
 
 def command(
@@ -187,7 +186,7 @@ def _magnitude(filtering: filters.Filtering, stored: np.dtype) -> bool:
 def _stored_dtype(wanted: str | None, output: Path, source: np.dtype, computed: np.dtype) -> np.dtype:
     """The dtype of the output file."""
     if wanted is None:
-        wanted = "same" if output.suffix.lower() in PICTURES else "computed"
+        wanted = "computed" if files.any_order(output) else "same"  # pictures and TIFF are filled from the top
     if wanted in ("same", "computed"):
         same = np.dtype(np.uint8) if source == np.bool_ else source.newbyteorder("=")
         return same if wanted == "same" else computed

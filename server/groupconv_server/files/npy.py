@@ -44,7 +44,7 @@ def whole(path: Path, field: str) -> Array:
     try:
         with path.open("rb") as file:
             array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except (ValueError, EOFError) as error:
+    except (ValueError, TypeError, OverflowError, MemoryError, EOFError) as error:  # by the shape of a bad header
         raise InvalidArgumentError(field, "an array saved by numpy.save", f"{path.name} ({error})") from None
     if array.dtype.kind not in NUMBERS:
         raise InvalidArgumentError(f"{field}.dtype", "bool, integers or floats", str(array.dtype))

@@ -113,7 +113,7 @@ def saturation_notes(saturated: int, size: int, dtype: np.dtype) -> tuple[str, .
     if not saturated:
         return ()
     count = f"{saturated} values ({saturated / size:.2g} of all)"
-    return (f"{count} are outside the range of {dtype} and were saturated (--dtype)",)
+    return (f"{count} are outside the range of {dtype} and were saturated, NaN to 0 (--dtype)",)
 
 
 def dtype_of_file(wanted: str, expected: str) -> np.dtype:
@@ -132,16 +132,16 @@ def dtype_of_file(wanted: str, expected: str) -> np.dtype:
 
 
 def count_outside(y: Array, dtype: np.dtype) -> int:
-    """How many values `saturate` clips to the range of `dtype`; 0 for floats.
+    """How many values, NaN included, `saturate` clips to the range of `dtype`; 0 for floats.
 
     Example:
-        >>> count_outside(np.array([-3.0, 1.6, 300.0]), np.dtype("uint8"))
-        2
+        >>> count_outside(np.array([-3.0, 1.6, 300.0, np.nan]), np.dtype("uint8"))
+        3
     """
     if dtype.kind not in "iu":
         return 0
     info = np.iinfo(dtype)
-    return int(np.count_nonzero((y >= info.max + 0.5) | (y < info.min - 0.5)))
+    return int(np.count_nonzero(~((y < info.max + 0.5) & (y >= info.min - 0.5))))  # a NaN is neither
 
 
 def saturate(y: Array, dtype: np.dtype) -> Array:

@@ -11,6 +11,7 @@ import pytest
 
 from groupconv.errors import DataLossError, InvalidArgumentError
 from groupconv_server import files
+from groupconv_server.files import npy
 from groupconv_server.files.metadata import Metadata
 
 RNG = np.random.default_rng(0)
@@ -119,6 +120,14 @@ def test_zarr_and_hdf5_of_others_are_read(tmp_path):
         files.open_input(tmp_path / "x.h5").__enter__()
     with pytest.raises(InvalidArgumentError, match="a new path, or a Zarr array"):
         files.create_output(tmp_path / "image.zarr" / "", (1, 1, 4, 4), np.dtype("f4")).__enter__()
+
+
+@pytest.mark.parametrize("shape", ["(99999999999999999999, 9)", "(True, 80)", "(-1, 80)", "(4611686018427387904, 1)"])
+def test_a_kernel_with_a_bad_header_is_refused(tmp_path, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    (tmp_path / "k.npy").write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(640))
+    with pytest.raises(InvalidArgumentError, match=r"kernel: expected an array saved by numpy.save, got .*k\.npy"):
+        npy.whole(tmp_path / "k.npy", "kernel")
 
 
 def test_what_is_no_image_is_refused_with_its_name(tmp_path):
