@@ -46,7 +46,7 @@ def stopped():
 
 def test_who_asks_for_the_state_of_all_does_not_wait_for_a_front_that_is_stopped(server, stopped):
     stopped(server.pids[1])
-    until(lambda: server._fronts[1].silent)
+    until(lambda: server._fronts.all()[1].silent)
     assert server.state() == ("DEGRADED", "1 of 2 processes do not answer")
     text = urllib.request.urlopen(server.metrics_url, timeout=30).read().decode()
     assert "groupconv_workers 1.0" in text
@@ -84,7 +84,7 @@ def test_a_reload_reaches_a_front_that_is_stopped(stopped, tmp_path):
         Config(port=0, executor="local", engine="reference", processes=2, tokens=tokens, insecure=True)
     ) as server:
         stopped(server.pids[1])
-        until(lambda: server._fronts[1].silent)
+        until(lambda: server._fronts.all()[1].silent)
         tokens.write_text(entry_text("bob", bob, CallerLimits()))
         server.reload()
         os.kill(server.pids[1], signal.SIGCONT)

@@ -135,10 +135,10 @@ def test_a_lost_front_leaves_neither_lanes_nor_memory_nor_shards_on_the_workers(
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(call) for _ in range(2)]
         try:
-            front, ids = server._fronts[0], [slot.id for slot in ready(server)]
-            until(lambda: any(server._gathered("shards_of", worker).get(0, 0) for worker in ids))
+            front, ids = server._fronts.all()[0], [slot.id for slot in ready(server)]
+            until(lambda: any(server._fronts.gather("shards_of", worker).get(0, 0) for worker in ids))
             os.kill(front.pid, signal.SIGKILL)
-            until(lambda: server._fronts[0] is not front and len(server.gather("health")) == 2)
+            until(lambda: server._fronts.all()[0] is not front and len(server.gather("health")) == 2)
         finally:
             over.set()
         for done in calls:

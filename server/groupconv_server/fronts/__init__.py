@@ -1,6 +1,7 @@
 """Several processes behind one port: a supervisor holds what must be one, and each front serves requests.
 
-supervisor.py          starts fronts and replaces lost ones; child.py is a process, link.py a connection to it
+supervisor.py          puts them together; processes.py starts fronts and replaces lost ones
+child.py link.py       a process that was started, and a connection to it
 front.py               a front: a server with the parts below
 ledger.py replica.py   changes that hold for all at the same moment; layers.py regions.py have them
 counters.py limits.py  counts and limits in shared memory
