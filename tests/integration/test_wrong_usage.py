@@ -228,3 +228,10 @@ def test_an_unexpected_error_is_one_line(monkeypatch, caplog):
     assert done.stderr.startswith("groupconv: unexpected KeyError: 'a defect'")
     assert len(done.stderr.splitlines()) == 1
     assert caplog.records[-1].exc_info, "the traceback is in the log at DEBUG"
+
+
+def test_the_version_on_a_full_disk_is_an_error_of_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "groupconv_server", "--version"]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (1, "groupconv: No space left on device\n")

@@ -91,6 +91,7 @@ def _log_level(level: str) -> str:
     return level.upper()
 
 
+@one_line_errors
 def _version(given: bool) -> None:
     if given:
         typer.echo(f"groupconv {__version__}")

@@ -1,8 +1,10 @@
 """`groupconv worker`: bring this machine into a server's Ray cluster."""
 
 import os
+import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,8 @@ HEAD_MAY_BE_AWAY = 600
 """Seconds it goes on without the head, and then ends, for its supervisor to have it join anew."""
 CONNECTS_WITHIN = 2.0
 """Seconds in which the head takes a connection."""
+TRIES_EVERY = 0.5
+"""Seconds between looks for a head that does not answer."""
 EXAMPLES = """Examples:
 
 $ groupconv worker --join coordinator:6379
@@ -79,9 +83,30 @@ def command(
     arguments += [f"--labels={labels}"] if labels else []
     if log_format == "json":
         foreign_lines.capture()
-    if why := _why_unreachable(join):
-        typer.echo(f"groupconv worker: no head of a cluster answers at {join} ({why}); Ray tries again", err=True)
+    _wait_for_head(join)
     os.execv(ray, [str(ray), *arguments])  # noqa: S606 - Ray's own command takes this process over
+
+
+def _wait_for_head(address: str) -> None:
+    """Return once something answers at host:port, or after `HEAD_MAY_BE_AWAY`: then it is Ray's to report.
+
+    Ray looks for its head with signals held back for seconds, and gives up after a minute.
+
+    Raises:
+        SystemExit: told to stop; there is nothing to end in order.
+    """
+    ends = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: sys.exit(0)) for number in ends]
+    limit, told = time.monotonic() + HEAD_MAY_BE_AWAY, False
+    while (why := _why_unreachable(address)) and time.monotonic() < limit:
+        if not told:
+            typer.echo(
+                f"groupconv worker: no head of a cluster answers at {address} ({why}); it is waited for", err=True
+            )
+            told = True
+        time.sleep(TRIES_EVERY)
+    for number, handler in zip(ends, before, strict=True):
+        signal.signal(number, handler)
 
 
 def _why_unreachable(address: str) -> str:
