@@ -15,6 +15,7 @@ from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 from groupconv.streaming.raw import became_shorter
 from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.attributes import attribute_notes
 from groupconv_server.files.axes import axes_of, guess_axes
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
@@ -58,7 +59,8 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
         if array.shape is None:
             raise InvalidArgumentError("input", "an array with values", f"{array.name}, which is empty")
         layout = Layout(axes_of(array.shape, _named(array) or _usual(name, array), axes))
-        yield Opened(BlockReader(View(_Whole(array, raw), layout, name.name), array.chunks))
+        reader = BlockReader(View(_Whole(array, raw), layout, name.name), array.chunks)
+        yield Opened(reader, notes=attribute_notes(dict(array.attrs)))
 
 
 class _Whole:

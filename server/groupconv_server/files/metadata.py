@@ -21,6 +21,10 @@ UNITS = {
     "inches": "inch",
     "micrometers": "µm",
     "nanometers": "nm",
+    "second": "s",
+    "seconds": "s",
+    "sec": "s",
+    "millisecond": "ms",
 }
 """Units as files name them, and the names used here. µ exists twice in Unicode."""
 
@@ -41,7 +45,9 @@ class Metadata:
         planar: whether the file stores one channel after another.
         dpi: pixels per inch along (x, y).
         pixel_sizes: extent of a pixel and its unit, by axis: {"Z": (2.0, "µm")}.
+        origin: position of the first pixel, by axis, in the unit of `pixel_sizes`.
         channel_names: one for each channel.
+        channel_colors: one for each channel, as six hexadecimal digits.
         icc_profile: of the colors.
         exif: without the orientation, which reading applies.
         georeference: the tags of GeoTIFF that say where on Earth the pixels are.
@@ -57,7 +63,9 @@ class Metadata:
     planar: bool = False
     dpi: tuple[float, float] | None = None
     pixel_sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    origin: Mapping[str, float] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
+    channel_colors: tuple[str, ...] = ()
     icc_profile: bytes = b""
     exif: bytes = b""
     georeference: tuple[GeoTag, ...] = ()
@@ -84,7 +92,7 @@ class Metadata:
         made = replace(self, dpi=dpi, pixel_sizes=sizes, georeference=self.georeference if stride == 1 else ())
         if before == after:
             return made
-        return replace(made, photometric="", extrasamples=(), channel_names=(), icc_profile=b"")
+        return replace(made, photometric="", extrasamples=(), channel_names=(), channel_colors=(), icc_profile=b"")
 
     def pixels_per_inch(self) -> tuple[float, float] | None:
         """The resolution along (x, y), from `dpi` or from the pixel sizes."""
@@ -130,7 +138,9 @@ def moved(before: Metadata, after: Metadata) -> tuple[str, ...]:
 NAMES = {
     "dpi": "resolution",
     "pixel_sizes": "pixel sizes",
+    "origin": "position",
     "channel_names": "channel names",
+    "channel_colors": "channel colors",
     "icc_profile": "ICC profile",
     "exif": "EXIF",
     "georeference": "georeference",

@@ -10,6 +10,7 @@ import numpy as np
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.attributes import attribute_notes
 from groupconv_server.files.axes import axes_of
 from groupconv_server.files.blocks import BlockReader, BlockWriter, chunks_for
 from groupconv_server.files.extras import needed
@@ -43,7 +44,12 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     layout = Layout(axes_of(image.array.shape, image.names or _named(image.array), axes))
     reader = BlockReader(View(image.array, layout, path.name), stored(image.array))
     with settled():
-        yield Opened(reader, Metadata(pixel_sizes=image.pixel_sizes), (image.note,) if image.note else ())
+        extent = 1 if layout.channel is None else layout.array_shape[layout.channel]
+        names, colors = (image.labels(key) if len(image.channels) == extent else () for key in ("label", "color"))
+        metadata = Metadata(
+            pixel_sizes=image.pixel_sizes, origin=image.origin, channel_names=names, channel_colors=colors
+        )
+        yield Opened(reader, metadata, (*image.notes, *attribute_notes(dict(image.array.attrs))))
 
 
 @contextmanager
@@ -68,11 +74,11 @@ def create_output(
             array = group.create_array("0", **made)
         else:
             array = zarr.create_array(store=str(new), **made)
-        held = ("pixel_sizes",) if image else ()
+        held = ("pixel_sizes", "origin", "channel_names", "channel_colors") if image else ()
         yield Created(BlockWriter(View(array, layout), chunks), layout.axes, missing("Zarr", metadata.left_out(*held)))
         if image:
             levels = add_levels(group, layout, dtype) if pyramid else 1
-            ome.describe(group, layout, metadata.pixel_sizes, [2**i for i in range(levels)])
+            ome.describe(group, layout, metadata, [2**i for i in range(levels)])
 
 
 @contextmanager

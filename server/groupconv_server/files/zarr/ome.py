@@ -6,20 +6,29 @@ Source: the specification of OME-NGFF 0.4 and 0.5, and the layout of bioformats2
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from groupconv.errors import InvalidArgumentError
+from groupconv_server.files.attributes import not_kept
 from groupconv_server.files.axes import kind_of
 from groupconv_server.files.layout import Layout
-from groupconv_server.files.metadata import unit_named
+from groupconv_server.files.metadata import Metadata, unit_named
 
 LISTED = 12
 """Largest number of arrays listed in a message."""
 TYPES = {"N": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 """Types of axes in OME-Zarr."""
-WORDS = {"µm": "micrometer", "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "s": "second"}
+WORDS = {
+    "µm": "micrometer",
+    "nm": "nanometer",
+    "mm": "millimeter",
+    "cm": "centimeter",
+    "m": "meter",
+    "s": "second",
+    "ms": "millisecond",
+}
 """OME-Zarr's names of units."""
 
 
@@ -31,13 +40,22 @@ class Image:
         array: of Zarr.
         names: of its axes; None if it has none.
         pixel_sizes: extent of a pixel and its unit, by T, Z, Y and X, where they are known.
-        note: a line for the user about other arrays in the group, or "".
+        origin: position of the first pixel, by T, Z, Y and X, where it is not 0.
+        channels: OMERO's descriptions of the channels.
+        notes: lines for the user about other arrays in the group and what is not read.
     """
 
     array: Any
     names: list[str] | None = None
     pixel_sizes: Mapping[str, tuple[float, str]] = field(default_factory=dict)
-    note: str = ""
+    origin: Mapping[str, float] = field(default_factory=dict)
+    channels: Sequence[Mapping[str, Any]] = ()
+    notes: tuple[str, ...] = ()
+
+    def labels(self, key: str) -> tuple[str, ...]:
+        """`label` or `color` of all channels; nothing if some have none."""
+        found = tuple(str(channel.get(key) or "") for channel in self.channels)
+        return found if all(found) else ()
 
 
 def image_in(path: Path, group: Any) -> Image:
@@ -50,7 +68,8 @@ def image_in(path: Path, group: Any) -> Image:
     if scales := attributes.get("multiscales"):
         levels = [level["path"] for level in scales[0]["datasets"]]
         other = f"{path.name}: took level {levels[0]} of {len(levels)}; for another one, {path.name}/{levels[-1]}"
-        return _level(group[levels[0]], scales[0], 0, other if len(levels) > 1 else "")
+        notes = (other,) * (len(levels) > 1) + not_kept(["labels"] if "labels" in group else [])
+        return replace(_level(group[levels[0]], scales[0], 0), channels=_channels(attributes), notes=notes)
     if images := _images(group, attributes):
         if len(images) == 1:
             return image_in(path / images[0], group[images[0]])
@@ -73,7 +92,7 @@ def level_of(zarr: Any, path: Path, array: Any) -> Image:
     for scale in attributes.get("multiscales", []):
         paths = [level["path"] for level in scale["datasets"]]
         if path.name in paths:
-            return _level(array, scale, paths.index(path.name))
+            return replace(_level(array, scale, paths.index(path.name)), channels=_channels(attributes))
     return Image(array)
 
 
@@ -93,45 +112,79 @@ def is_replaceable(path: Path, *, image: bool) -> bool:
     return image and bool(levels) and {node.name for node in path.iterdir()} <= {"zarr.json", *levels}
 
 
-def describe(group: Any, layout: Layout, pixel_sizes: Mapping[str, tuple[float, str]], levels: Sequence[float]) -> None:
+def describe(group: Any, layout: Layout, metadata: Metadata, levels: Sequence[float]) -> None:
     """Write the attributes of an image whose levels are the arrays `0`, `1`, … of a group.
 
     Args:
         group: of the image.
         layout: of the first level.
-        pixel_sizes: as in `Image`.
+        metadata: of the image.
         levels: the size of a pixel of each level along Y and X, in pixels of the first level.
     """
-    axes = []
+    axes, pixel_sizes = [], metadata.pixel_sizes
     for axis in layout.axes:
         unit = pixel_sizes.get(_letter(axis.kind), (1, ""))[1]
         axes.append({"name": axis.name, "type": TYPES[axis.kind]} | ({"unit": WORDS.get(unit, unit)} if unit else {}))
     datasets = []
     for i, level in enumerate(levels):
         sizes = [pixel_sizes.get(_letter(a.kind), (1.0, ""))[0] * (level if a.kind in "YX" else 1) for a in layout.axes]
-        datasets.append({"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": sizes}]})
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": sizes}]
+        if metadata.origin:
+            place = []
+            for axis in layout.axes:
+                size = pixel_sizes.get(_letter(axis.kind), (1.0, ""))[0]
+                half = (level - 1) / 2 * size if axis.kind in "YX" else 0.0  # its first pixel is the mean of several
+                place.append(metadata.origin.get(_letter(axis.kind), 0.0) + half)
+            transforms.append({"type": "translation", "translation": place})
+        datasets.append({"path": str(i), "coordinateTransformations": transforms})
+    about: dict[str, Any] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    names, colors = metadata.channel_names, metadata.channel_colors
+    if names or colors:
+        about["omero"] = {
+            "channels": [
+                ({"label": names[i]} if names else {}) | {"color": colors[i] if colors else "FFFFFF"}
+                for i in range(len(names or colors))
+            ]
+        }
+    group.attrs["ome"] = about
 
 
-def _level(array: Any, scale: Mapping[str, Any], index: int, note: str = "") -> Image:
-    """A level of a multiscale image, with its pixel sizes."""
+def _level(array: Any, scale: Mapping[str, Any], index: int) -> Image:
+    """A level of a multiscale image, with its pixel sizes and position."""
     names = _axis_names(scale)
     sizes: dict[str, tuple[float, str]] = {}
+    origin: dict[str, float] = {}
     axes = scale.get("axes", [])
     for i, axis in enumerate(axes):
         transforms = [
             *scale["datasets"][index].get("coordinateTransformations", []),
             *scale.get("coordinateTransformations", []),
         ]
-        scales = [
-            t["scale"][i] for t in transforms if t.get("type") == "scale" and len(t.get("scale", [])) == len(axes)
-        ]
+        factors, place = [], 0.0
+        for transform in transforms:
+            kind = transform.get("type")
+            values = transform.get(str(kind), [])
+            if len(values) == len(axes) and kind == "scale":
+                factors.append(float(values[i]))
+                place *= factors[-1]  # a translation before it is scaled, too
+            elif len(values) == len(axes) and kind == "translation":
+                place += float(values[i])
         unit = axis.get("unit", "") if isinstance(axis, dict) else ""
-        kind = kind_of(names[i]) if names else None
-        if scales and kind in ("N", "Z", "Y", "X"):
-            sizes[_letter(kind)] = (math.prod(map(float, scales)), unit_named(str(unit)))
+        axis_kind = kind_of(names[i]) if names else None
+        if axis_kind in ("N", "Z", "Y", "X"):
+            if factors:
+                sizes[_letter(axis_kind)] = (math.prod(factors), unit_named(str(unit)))
+            if place:
+                origin[_letter(axis_kind)] = place
     known = {a: size for a, size in sizes.items() if size != (1.0, "")}
-    return Image(array, names, known, note)
+    return Image(array, names, known, origin)
+
+
+def _channels(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """OMERO's descriptions of the channels, if they are in its form."""
+    about = attributes.get("omero")
+    found = about.get("channels") if isinstance(about, dict) else None
+    return tuple(found) if isinstance(found, list) and all(isinstance(c, dict) for c in found) else ()
 
 
 def _letter(kind: str) -> str:

@@ -130,3 +130,65 @@ def test_broken_metadata_is_refused_with_the_name_of_the_file(tmp_path, said):
     group.create_array("0", shape=(2, 3, 4, 5), dtype="u2")
     group.attrs["ome"] = said
     refused(tmp_path / "x.zarr", "expected")
+
+
+OMERO = {"channels": [{"label": "DAPI", "color": "0000FF", "active": True}, {"label": "GFP", "color": "00FF00"}]}
+PLACE = [
+    {"type": "scale", "scale": [2, 1, 1, 0.5, 0.25]},
+    {"type": "translation", "translation": [0, 0, 0, 20, 30]},
+]
+
+
+def described(group, omero, version="0.5"):
+    """An image of two channels, at a place."""
+    x = image(group, version=version, levels=1, x=RNG.integers(0, 99, (1, 2, 1, 600, 12), dtype="u2"))
+    about = dict(group.attrs["ome"] if version == "0.5" else group.attrs)
+    about["multiscales"][0]["datasets"][0]["coordinateTransformations"] = PLACE
+    about["omero"] = omero
+    group.attrs.update({"ome": about} if version == "0.5" else about)
+    return x
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("level", ["", "0"])
+def test_channels_and_the_place_of_an_image_are_kept(tmp_path, version, level):
+    group = zarr.create_group(tmp_path / "x.zarr", zarr_format=2 if version == "0.4" else 3)
+    x = described(group, OMERO, version)
+    with files.open_input(tmp_path / "x.zarr" / level) as opened:
+        layout, metadata = opened.array.layout, opened.metadata
+    with files.create_output(tmp_path / "y.ome.zarr", layout, x.dtype, metadata, pyramid=True) as created:
+        for n in range(created.array.shape[0]):
+            created.array[n, :, 0:600] = np.ones(created.array.shape[1:], x.dtype)[:, 0:600]
+    about = zarr.open(tmp_path / "y.ome.zarr", mode="r").attrs["ome"]
+    first, second, *_ = about["multiscales"][0]["datasets"]
+    assert first["coordinateTransformations"] == PLACE
+    assert second["coordinateTransformations"][1]["translation"] == [0, 0, 0, 20.25, 30.125]
+    assert [(c["label"], c["color"]) for c in about["omero"]["channels"]] == [("DAPI", "0000FF"), ("GFP", "00FF00")]
+    with files.create_output(tmp_path / "y.npy", layout, x.dtype, metadata) as created:
+        assert created.notes == (".npy holds no pixel sizes, position, channel names, channel colors: left out",)
+
+
+@pytest.mark.parametrize("omero", [None, [], {"channels": None}, {"channels": [5, 6]}, {"channels": [{"label": "a"}]}])
+def test_channels_that_are_not_described_are_no_channels(tmp_path, omero):
+    described(zarr.create_group(tmp_path / "x.zarr"), omero)
+    with files.open_input(tmp_path / "x.zarr") as opened:
+        assert opened.metadata.channel_names == ()
+
+
+def test_labels_and_attributes_that_an_output_loses_are_told(tmp_path):
+    group = zarr.create_group(tmp_path / "x.zarr")
+    image(group, levels=1)
+    group.create_group("labels").attrs["labels"] = []
+    assert read(tmp_path / "x.zarr")[2] == "the output does not keep: labels"
+    said = {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -999, "units": "K"}
+    want = (
+        "scale_factor 0.01, add_offset 273.15: values are computed as they are stored pixels of the no-data value -999 "
+        "are computed like any others; the output does not mark them the output does not keep: units"
+    )
+    array = zarr.create_array(tmp_path / "cf.zarr", data=np.zeros((8, 9), "i2"))
+    array.attrs.update(said)
+    with h5py.File(tmp_path / "cf.nc", "w") as file:
+        file["t"] = np.zeros((8, 9), "i2")
+        file["t"].attrs.update(said)
+    assert read(tmp_path / "cf.zarr")[2] == want
+    assert read(tmp_path / "cf.nc")[2] == want
