@@ -71,9 +71,9 @@ def empty(shape: int | Sequence[int], dtype: Any) -> Array:
     Raises:
         InvalidArgumentError: the dtype is not supported, or the shape is not one.
     """
-    found = as_dtype("dtype", dtype)
+    checked_dtype = as_dtype("dtype", dtype)
     try:
-        return np.empty(shape, found)
+        return np.empty(shape, checked_dtype)
     except (TypeError, ValueError):
         raise InvalidArgumentError("shape", "extents of at least 0", shape) from None
 
@@ -87,15 +87,15 @@ def checked_steps(steps: Iterable[Step]) -> list[Step]:
     if isinstance(steps, Step):
         raise InvalidArgumentError("steps", "a list of steps, such as [step]", steps)
     try:
-        found = list(steps)
+        listed = list(steps)
     except TypeError:
         raise InvalidArgumentError("steps", "a list of groupconv.Step", steps) from None
-    if not found:
+    if not listed:
         raise InvalidArgumentError("steps", "at least one step", 0)
-    for i, step in enumerate(found):
+    for i, step in enumerate(listed):
         if not isinstance(step, Step):
             raise InvalidArgumentError(f"steps[{i}]", "a groupconv.Step", step)
-    return found
+    return listed
 
 
 def checked_output(out: Any) -> DeviceArray | None:
@@ -108,10 +108,10 @@ def checked_output(out: Any) -> DeviceArray | None:
         if not out.flags.writeable:
             raise InvalidArgumentError("out", "a writable array", "a read-only one")
         return None
-    found = device_output(out)
-    if found is None and out is not None and not all(hasattr(out, a) for a in ("shape", "dtype", "__setitem__")):
+    device_array = device_output(out)
+    if device_array is None and out is not None and not all(hasattr(out, a) for a in ("shape", "dtype", "__setitem__")):
         raise InvalidArgumentError("out", "a writable array", out)
-    return found
+    return device_array
 
 
 def fill(out: Any, y: Tensor) -> Any:

@@ -65,12 +65,12 @@ def _run_last(
     """Run steps on an array with channels last: a view of it travels, and a view of the answer is returned."""
     steps = checked_steps(steps)
     rank, out = as_array(steps[0].kernel, "steps[0].kernel").ndim - 2, call.get("out")
-    there = checked_out(out, rank)
-    first = CallOptions(allow_reordering=call.get("allow_reordering", False), cut=call.get("cut"), out=there)
+    output = checked_out(out, rank)
+    first = CallOptions(allow_reordering=call.get("allow_reordering", False), cut=call.get("cut"), out=output)
     view = channels_first(x, rank)
     tensor, ready, unbatched = prepare(on_host(view) if shared is None else shared.source(view), steps)
     result = yield from _run(shared, tensor, ready, unbatched, first, report=report)
-    return result if there else Result(channels_last(result.output, rank, out), result.report)
+    return result if output else Result(channels_last(result.output, rank, out), result.report)
 
 
 def _run(

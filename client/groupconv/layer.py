@@ -108,9 +108,9 @@ class BaseLayer:
         """
         if layout is not None and is_channels_last(layout):
             rank = len(self.info.kernel_shapes[0]) - 2
-            first, there = channels_first(x, rank), checked_out(out, rank)
-            result = yield from self._exchange(first, there, allow_reordering=allow_reordering, report=report, cut=cut)
-            return result if there else Result(channels_last(result.output, rank, out), result.report)
+            first, output = channels_first(x, rank), checked_out(out, rank)
+            result = yield from self._exchange(first, output, allow_reordering=allow_reordering, report=report, cut=cut)
+            return result if output else Result(channels_last(result.output, rank, out), result.report)
         if self._shared is not None:
             x = self._shared.source(x)
         elif not isinstance(x, np.ndarray):

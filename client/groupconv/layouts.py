@@ -57,10 +57,10 @@ def checked_out(out: Any, rank: int) -> DeviceArray | None:
     if checked_output(out) is None:
         _check_dimensions("out", out.shape, rank)
         return None
-    found = _on_device(out, "out", rank)
-    if found is None:
+    view = _on_device(out, "out", rank)
+    if view is None:
         raise InvalidArgumentError("out", "to be without gaps on the device", f"shape {tuple(out.shape)}")
-    return found
+    return view
 
 
 def channels_last(y: Array, rank: int, out: Any = None) -> Any:
@@ -79,11 +79,11 @@ def channels_last(y: Array, rank: int, out: Any = None) -> Any:
 
 def _on_device(x: Any, field: str, rank: int) -> DeviceArray | None:
     """An array on a device with its channels in front; None if it is not there, or has to be copied."""
-    found = device_array(x)
-    if found is None:
+    array = device_array(x)
+    if array is None:
         return None
-    _check_dimensions(field, found.shape, rank)
-    return found.channels_first(found.ndim - rank - 1)
+    _check_dimensions(field, array.shape, rank)
+    return array.channels_first(array.ndim - rank - 1)
 
 
 def _check_dimensions(field: str, shape: tuple[int, ...], rank: int) -> None:

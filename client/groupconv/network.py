@@ -122,8 +122,8 @@ class Network(BaseNetwork):
                 for it, and the answer waits; a program has its times from when it was measured.
             timeout: seconds, in place of the client's.
         """
-        given = inputs or {}
-        call = network_calls.run(self.info, arrays, given, outputs=outputs, report=True, cut=cut, times=times)
+        by_name = inputs or {}
+        call = network_calls.run(self.info, arrays, by_name, outputs=outputs, report=True, cut=cut, times=times)
         result: NetworkResult = self._run(call, timeout)
         return result
 
@@ -177,17 +177,17 @@ class Network(BaseNetwork):
         Example:
             net.wait(np.zeros((1, 3, 224, 224), np.float32), progress=True)
         """
-        given = bool(arrays or inputs)
+        has_inputs = bool(arrays or inputs)
         with contextlib.closing(Settling(progress, timeout)) as settling:
-            for _ in range(2 if given else 0):  # where other shapes came before, these have to come twice
+            for _ in range(2 if has_inputs else 0):  # where other shapes came before, these have to come twice
                 self.run(*arrays, inputs=inputs)
             info = self.statistics()
-            if not given and not info.requests:
+            if not has_inputs and not info.requests:
                 raise FailedPreconditionError(NOT_CALLED_YET.format(self.name))
             while not settling.look(self.name, info.state, settled=info.settled):
                 time.sleep(Settling.PAUSE)
                 info = self.statistics()
-            if given:  # answered by who does from now on, so that plans say it
+            if has_inputs:  # answered by who does from now on, so that plans say it
                 self.run(*arrays, inputs=inputs)
             return info.state
 
@@ -268,17 +268,17 @@ class AsyncNetwork(BaseNetwork):
         timeout: float | None = None,
     ) -> NetworkState:
         """As `Network.wait`."""
-        given = bool(arrays or inputs)
+        has_inputs = bool(arrays or inputs)
         with contextlib.closing(Settling(progress, timeout)) as settling:
-            for _ in range(2 if given else 0):  # where other shapes came before, these have to come twice
+            for _ in range(2 if has_inputs else 0):  # where other shapes came before, these have to come twice
                 await self.run(*arrays, inputs=inputs)
             info = await self.statistics()
-            if not given and not info.requests:
+            if not has_inputs and not info.requests:
                 raise FailedPreconditionError(NOT_CALLED_YET.format(self.name))
             while not settling.look(self.name, info.state, settled=info.settled):
                 await asyncio.sleep(Settling.PAUSE)
                 info = await self.statistics()
-            if given:  # answered by who does from now on, so that plans say it
+            if has_inputs:  # answered by who does from now on, so that plans say it
                 await self.run(*arrays, inputs=inputs)
             return info.state
 

@@ -129,13 +129,13 @@ def plan(
     nodes: int = 1,
 ) -> Exchange[NetworkPlan]:
     """What a call with inputs of these shapes would compute, and how it would be cut over workers."""
-    given = with_fixed_shapes(info.inputs, named_inputs(info.inputs, shapes, named))
-    check_shapes(info.inputs, given)
+    input_shapes = with_fixed_shapes(info.inputs, named_inputs(info.inputs, shapes, named))
+    check_shapes(info.inputs, input_shapes)
     for field, value, least in (("workers", workers, 0), ("in_flight", in_flight, 1), ("nodes", nodes, 1)):
         if not least <= value < 2**31:
             raise InvalidArgumentError(field, f"a number from {least}", value)
     request = network_pb2.PlanNetworkRequest(
-        network=info.name, inputs=wire.shapes_to_wire(given), workers=workers, in_flight=in_flight, nodes=nodes
+        network=info.name, inputs=wire.shapes_to_wire(input_shapes), workers=workers, in_flight=in_flight, nodes=nodes
     )
     answer = yield from call_method("NetworkService/PlanNetwork", request, network_pb2.PlanNetworkResponse)
     return wire.plan_from_wire(answer)
@@ -180,14 +180,14 @@ def run(
         cut: what to cut it along, or a plan; None leaves it to the server.
         times: whether to take the time of each node, for plans.
     """
-    given = _inputs(info.inputs, named_inputs(info.inputs, arrays, named))
+    inputs = _inputs(info.inputs, named_inputs(info.inputs, arrays, named))
     _check_outputs(info, outputs)
     request = network_pb2.RunNetworkRequest(
         network=info.name, outputs=outputs, without_report=not report, version=version, times=times, **_cut(cut)
     )
-    answer = yield Request(RUN, wire.run_request(request, given))
-    response, made = wire.read_run_answer(answer)
-    return NetworkResult(dict(zip(response.names, made, strict=True)), wire.report_from_wire(response.report))
+    answer = yield Request(RUN, wire.run_request(request, inputs))
+    response, arrays_out = wire.read_run_answer(answer)
+    return NetworkResult(dict(zip(response.names, arrays_out, strict=True)), wire.report_from_wire(response.report))
 
 
 def _cut(cut: CutOfNetwork) -> dict[str, Any]:
@@ -212,8 +212,8 @@ def _check_outputs(info: NetworkInfo, outputs: Sequence[str]) -> None:
             raise InvalidArgumentError("outputs", f"names of {', '.join(map(repr, known))}", name)
 
 
-def _inputs(infos: Sequence[TensorInfo], given: Mapping[str, Any]) -> dict[str, Array]:
+def _inputs(infos: Sequence[TensorInfo], values: Mapping[str, Any]) -> dict[str, Array]:
     """The arrays of a call, of the network's shapes and dtypes."""
-    arrays = {name: as_array(value, f"inputs[{name!r}]") for name, value in given.items()}
+    arrays = {name: as_array(value, f"inputs[{name!r}]") for name, value in values.items()}
     check_shapes(infos, {name: array.shape for name, array in arrays.items()})
     return {info.name: converted(info, np.asarray(arrays[info.name])) for info in infos}

@@ -66,9 +66,9 @@ def figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise FailedPreconditionError("a picture needs matplotlib: pip install 'groupconv[pictures]'") from None
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made
+    fig = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig
 
 
 def save(drawn: Any, path: str | Path) -> None:
@@ -77,9 +77,9 @@ def save(drawn: Any, path: str | Path) -> None:
     Raises:
         InvalidArgumentError: the suffix is none of `SUFFIXES`.
     """
-    found = picture_path("path", path)
-    found.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(found, dpi=120)
+    file = picture_path("path", path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(file, dpi=120)
 
 
 def picture_path(field: str, path: str | Path) -> Path:
@@ -92,10 +92,10 @@ def picture_path(field: str, path: str | Path) -> Path:
     Raises:
         InvalidArgumentError: it has another suffix.
     """
-    found = Path(path)
-    if found.suffix.lower() not in SUFFIXES:
+    file = Path(path)
+    if file.suffix.lower() not in SUFFIXES:
         raise InvalidArgumentError(field, f"a file name that ends in {', '.join(SUFFIXES)}", str(path))
-    return found
+    return file
 
 
 def ticks(extent: int) -> list[int]:

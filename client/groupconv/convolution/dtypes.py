@@ -87,10 +87,10 @@ def as_dtype(field: str, dtype: Any) -> np.dtype:
         (dtype(bfloat16), dtype('float32'))
     """
     try:
-        found = DTYPES[dtype] if isinstance(dtype, str) and dtype in DTYPES else np.dtype(dtype)
+        converted = DTYPES[dtype] if isinstance(dtype, str) and dtype in DTYPES else np.dtype(dtype)
     except TypeError:
         raise InvalidArgumentError(field, f"one of {', '.join(DTYPES)}", dtype) from None
-    return known(field, found)
+    return known(field, converted)
 
 
 def types_of(

@@ -69,9 +69,9 @@ def draw(steps: Sequence[StepPlan], workers: Sequence[str]) -> Any:
     """
     looks = {worker: look(i) for i, worker in enumerate(workers)}
     drawn = steps[:STEPS]
-    made = figure(13, 0.7 + 0.25 * math.ceil((min(len(workers), LEGEND) + 1) / 7) + 3.7 * max(1, len(drawn)))
+    fig = figure(13, 0.7 + 0.25 * math.ceil((min(len(workers), LEGEND) + 1) / 7) + 3.7 * max(1, len(drawn)))
     names: list[_Name] = []
-    rows = made.subfigures(len(drawn), 1, squeeze=False)[:, 0] if drawn else []
+    rows = fig.subfigures(len(drawn), 1, squeeze=False)[:, 0] if drawn else []
     for i, (row, step) in enumerate(zip(rows, drawn, strict=True)):
         how = "measured" if step.measured else "predicted"
         row.suptitle(
@@ -81,12 +81,12 @@ def draw(steps: Sequence[StepPlan], workers: Sequence[str]) -> Any:
         )  # fmt: skip
         for axes, panel in zip(row.subplots(1, 3, width_ratios=(3, 2, 3)), _panels(step), strict=True):
             names += _draw_panel(axes, panel, looks)
-    _legend(made, looks, len(steps) - len(drawn))
-    made.draw_without_rendering()  # arranges the axes; names go where they fit
-    made.set_layout_engine("none")
+    _legend(fig, looks, len(steps) - len(drawn))
+    fig.draw_without_rendering()  # arranges the axes; names go where they fit
+    fig.set_layout_engine("none")
     for name in names:
         name.write()
-    return made
+    return fig
 
 
 def _panels(step: StepPlan) -> tuple[Panel, Panel, Panel]:
@@ -244,21 +244,21 @@ def _unrolled(r: Range, extent: int) -> list[Range]:
     return [r] if r.stop <= extent else [Range(r.start, extent), Range(0, r.stop - extent)]
 
 
-def _legend(made: Any, looks: dict[str, Look], undrawn: int) -> None:
+def _legend(fig: Any, looks: dict[str, Look], undrawn: int) -> None:
     from matplotlib.patches import Patch
 
     handles = [
         Patch(facecolor=of.color, hatch=of.hatch, edgecolor="black", linewidth=0.8, label=worker)
         for worker, of in list(looks.items())[:LEGEND]
     ]
-    if any(patch.get_hatch() == SEVERAL for axes in made.axes for patch in axes.patches):
+    if any(patch.get_hatch() == SEVERAL for axes in fig.axes for patch in axes.patches):
         label = "read or summed by several workers"
         handles.append(Patch(facecolor=SHARED, hatch=SEVERAL, edgecolor="black", linewidth=0.8, label=label))
     notes = [f"{len(looks) - LEGEND} more workers"] * (len(looks) > LEGEND) + [f"{undrawn} more steps"] * (undrawn > 0)
     handles += [Patch(facecolor="none", edgecolor="none", label=f"… and {note}") for note in notes]
     columns = min(7, len(handles))
     by_column = [handle for column in range(columns) for handle in handles[column::columns]]  # rows read in order
-    made.legend(handles=by_column, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    fig.legend(handles=by_column, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
 def _times(shape: Sequence[int]) -> str:

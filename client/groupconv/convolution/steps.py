@@ -135,15 +135,15 @@ def geometries(
         >>> [g.output_shape for g in geometries([ConvSpec(), ConvSpec()], (1, 1, 9), [(2, 1, 3), (4, 2, 3)])]
         [(1, 2, 7), (1, 4, 5)]
     """
-    found: list[Geometry] = []
+    resolved: list[Geometry] = []
     shape = tuple(input_shape)
     for i, (spec, kernel_shape) in enumerate(zip(specs, kernel_shapes, strict=True)):
         try:
-            found.append(resolve(spec, shape, kernel_shape))
+            resolved.append(resolve(spec, shape, kernel_shape))
         except InvalidArgumentError as error:
             raise _with_path(error, i) from None
-        shape = found[-1].output_shape
-    return found
+        shape = resolved[-1].output_shape
+    return resolved
 
 
 def _with_path(error: InvalidArgumentError, step: int) -> InvalidArgumentError:

@@ -113,10 +113,10 @@ def _windows(item: Any, i: int) -> Sequence[Window]:
         InvalidArgumentError: it has none.
     """
     pair = isinstance(item, Sequence) and len(item) == 2 and hasattr(item[0], "window")
-    found = (item[0].window(item[1]),) if pair else getattr(item, "windows", None)
-    if found is None:
+    windows_of_item = (item[0].window(item[1]),) if pair else getattr(item, "windows", None)
+    if windows_of_item is None:
         raise InvalidArgumentError(f"layers[{i}]", ITEMS, item)
-    windows: Sequence[Window] = found
+    windows: Sequence[Window] = windows_of_item
     return windows
 
 

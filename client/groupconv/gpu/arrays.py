@@ -53,10 +53,10 @@ class DeviceArray:
         """The allocation that holds the array; None if CUDA cannot share it (managed memory, CUDA's own pools)."""
         if not has_driver():
             return None
-        found = driver().allocation(self.pointer)
-        if found is None or self.pointer + self.nbytes > found.base + found.size:
+        allocation = driver().allocation(self.pointer)
+        if allocation is None or self.pointer + self.nbytes > allocation.base + allocation.size:
             return None
-        return found
+        return allocation
 
     def reshape(self, shape: tuple[int, ...]) -> "DeviceArray":
         """The same elements with a batch axis in front, or without it."""
@@ -148,21 +148,21 @@ def device_output(out: Any) -> DeviceArray | None:
     """
     if out is None or isinstance(out, np.ndarray):
         return None
-    found = device_array(out)
-    interface = _interface(out if found is None else found.owner)
-    if interface is not None and (found is None or interface["data"][1]):
+    array = device_array(out)
+    interface = _interface(out if array is None else array.owner)
+    if interface is not None and (array is None or interface["data"][1]):
         expected = f"to be writable and without gaps on the device, of {', '.join(DTYPES)}"
         got = f"{interface['typestr']}, strides {interface.get('strides')}, data {interface['data']}"
         raise InvalidArgumentError("out", expected, got)
-    return found
+    return array
 
 
 def _interface(x: Any) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] | None = x.__cuda_array_interface__
+        interface: dict[str, Any] | None = x.__cuda_array_interface__
     except (AttributeError, RuntimeError):  # torch raises RuntimeError for a tensor that requires a gradient
         return None
-    return found
+    return interface
 
 
 def _dtype(x: Any, typestr: str) -> np.dtype | None:

@@ -97,10 +97,10 @@ class Driver:
         """Whether streams of a device can wait for values of 64 bits (CUDA 11.7 and later)."""
         if not hasattr(self._library, "cuStreamWaitValue64_v2"):
             return False
-        device, found = ctypes.c_int(), ctypes.c_int()
+        device, supported = ctypes.c_int(), ctypes.c_int()
         self._call("cuDeviceGet", ctypes.byref(device), ordinal)
-        self._call("cuDeviceGetAttribute", ctypes.byref(found), _VALUES_OF_64_BITS, device)
-        return bool(found.value)
+        self._call("cuDeviceGetAttribute", ctypes.byref(supported), _VALUES_OF_64_BITS, device)
+        return bool(supported.value)
 
     def wait_value(self, stream: int, word: int, value: int) -> None:
         """Have a stream wait, on the device, until a word of 64 bits is at least a value.
@@ -118,9 +118,9 @@ class Driver:
 
     def on_device(self, address: int) -> int:
         """The address in the current context of page-locked memory of the host."""
-        found = ctypes.c_uint64()
-        self._call("cuMemHostGetDevicePointer_v2", ctypes.byref(found), ctypes.c_void_p(address), 0)
-        return found.value
+        device_address = ctypes.c_uint64()
+        self._call("cuMemHostGetDevicePointer_v2", ctypes.byref(device_address), ctypes.c_void_p(address), 0)
+        return device_address.value
 
     def read(self, pointer: int, x: NDArray[Any], stream: int | None) -> None:
         """Copy from a device into a contiguous host array, after the work queued on a stream."""
@@ -191,10 +191,10 @@ def driver() -> Driver:
     Raises:
         InternalError: there is no driver, or no device.
     """
-    found = _driver()
-    if found is None:
+    loaded = _driver()
+    if loaded is None:
         raise InternalError("CUDA: no driver (libcuda.so.1) or no device on this machine")
-    return found
+    return loaded
 
 
 @functools.cache

@@ -54,8 +54,8 @@ class Exports:
 
     def can_register(self, array: DeviceArray) -> bool:
         """False if the server is known to be unable to use the array's memory."""
-        found = array.allocation
-        return found is not None and found.ordinal not in self._off and found.id not in self._refused
+        allocation = array.allocation
+        return allocation is not None and allocation.ordinal not in self._off and allocation.id not in self._refused
 
     def reference(self, array: DeviceArray) -> Exchange[tuple[str, int] | None]:
         """Region and offset of an array, after the owner's queued work is done; None if it must go through the host."""
@@ -130,10 +130,10 @@ class Exports:
         answer = memory_pb2.RegisterDeviceMemoryResponse.FromString(raw)
         region, self._channels_last = answer.region, answer.channels_last
         with self._lock:
-            kept = self._regions.setdefault(allocation.id, (region, allocation))[0]
-        if kept != region:  # another thread registered it first
+            registered = self._regions.setdefault(allocation.id, (region, allocation))[0]
+        if registered != region:  # another thread registered it first
             yield from unregister(region)
-        return kept
+        return registered
 
     def _refuse(self, allocation: Allocation) -> None:
         if len(self._refused) >= MAX_REFUSED:

@@ -78,8 +78,8 @@ class Shared:
 
     def source(self, x: Any) -> Any:
         """An input on a device as a `DeviceArray` if the server may use its memory; else on the host."""
-        found = device_array(x)
-        return found if found is not None and self._exports.can_register(found) else on_host(x)
+        on_device = device_array(x)
+        return on_device if on_device is not None and self._exports.can_register(on_device) else on_host(x)
 
     def run_steps(
         self, x: Tensor, steps: Sequence[Step], fields: bytes, *, out: DeviceArray | None
@@ -192,18 +192,22 @@ class Shared:
         message = spec_pb2.Step(spec=spec_to_wire(step.spec))
         for name, array in (("kernel", step.kernel), ("bias", step.bias)):
             if array is not None:
-                found = None if in_message else (yield from self._reference(array, used))
+                reference = None if in_message else (yield from self._reference(array, used))
                 field = f"steps[{i}].{name}"
-                tensor = to_wire(array, field) if found is None else tensor_in_region(array.dtype, array.shape, *found)
+                tensor = (
+                    to_wire(array, field)
+                    if reference is None
+                    else tensor_in_region(array.dtype, array.shape, *reference)
+                )
                 getattr(message, name).CopyFrom(tensor)
         return message
 
     def _reference(self, x: Tensor, used: RequestMemory) -> Exchange[tuple[str, int] | None]:
         """Region and offset of an array, copied to shared memory if need be; None if it must travel in the message."""
         if isinstance(x, DeviceArray):
-            found = yield from self._exports.reference(x)
-            used.exports += found[:1] if found else ()
-            return found
+            reference = yield from self._exports.reference(x)
+            used.exports += reference[:1] if reference else ()
+            return reference
         if x.nbytes < INLINE or self._off:
             return None
         located = self._arena.locate(x)
@@ -223,9 +227,9 @@ class Shared:
     ) -> Exchange[OutputMemory | None]:
         """Memory for an output; None if the output must travel in the message."""
         if out is not None and (out.dtype, out.nbytes) == output:
-            found = yield from self._reference(out, used)
-            if found is not None:
-                return OutputMemory(out, *found, out.nbytes)
+            reference = yield from self._reference(out, used)
+            if reference is not None:
+                return OutputMemory(out, *reference, out.nbytes)
         block = (yield from self._allocate(output[1])) if output[1] >= INLINE else None
         if block is None:
             return None

@@ -59,8 +59,8 @@ class NetworkCuts:
             InvalidArgumentError: another suffix.
             FailedPreconditionError: matplotlib is not installed (`pip install 'groupconv[pictures]'`).
         """
-        found = picture_path("path", path)
-        save(draw(self.tensors, self.used, f"{title}: {self._totals()}" if title else self._totals()), found)
+        file = picture_path("path", path)
+        save(draw(self.tensors, self.used, f"{title}: {self._totals()}" if title else self._totals()), file)
 
     def as_dict(self) -> dict[str, Any]:
         """The plan for JSON."""

@@ -28,8 +28,8 @@ def draw(tensors: Sequence[TensorCut], workers: int, title: str) -> Any:
     if len(shown) > MOST:
         least = sorted((math.prod(tensor.shape) for tensor in shown), reverse=True)[MOST - 1]
         shown = [tensor for tensor in shown if math.prod(tensor.shape) >= least][:MOST]
-    made = figure(11, 1.4 + ROW * len(shown))
-    bars, bytes_ = made.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    fig = figure(11, 1.4 + ROW * len(shown))
+    bars, bytes_ = fig.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     for row, tensor in enumerate(shown):
         for left, width, worker in parts(tensor.boxes, tensor.shape):
             style = look(worker) if worker is not None else None
@@ -60,9 +60,9 @@ def draw(tensors: Sequence[TensorCut], workers: int, title: str) -> Any:
         for w in range(min(workers, 24))
     ]
     handles.append(Patch(facecolor=SHARED, hatch=SEVERAL, edgecolor="black", label="every worker"))
-    made.legend(handles=handles, loc="outside lower center", ncols=9, frameon=False, fontsize=7)
-    made.suptitle(title, fontsize=9)
-    return made
+    fig.legend(handles=handles, loc="outside lower center", ncols=9, frameon=False, fontsize=7)
+    fig.suptitle(title, fontsize=9)
+    return fig
 
 
 def parts(boxes: Sequence[Any], shape: Sequence[int]) -> list[tuple[float, float, int | None]]:
@@ -77,10 +77,10 @@ def parts(boxes: Sequence[Any], shape: Sequence[int]) -> list[tuple[float, float
     held = [(worker, box) for worker, box in enumerate(boxes) if box is not None]
     if len(held) > 1 and len({box for _, box in held}) == 1:
         return [(0.0, 1.0, None)]
-    found: list[tuple[float, float, int | None]] = []
+    bars: list[tuple[float, float, int | None]] = []
     left = 0.0
     for worker, box in held:
         width = math.prod(stop - start for start, stop in box) / max(1, math.prod(shape))
-        found.append((left, width, worker))
+        bars.append((left, width, worker))
         left += width
-    return found
+    return bars

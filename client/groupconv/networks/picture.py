@@ -64,8 +64,8 @@ def draw(nodes: Sequence[NodePlan], title: str) -> Any:
 
 def _inputs(nodes: Sequence[NodePlan]) -> list[list[NodePlan]]:
     """A box for each input of the network."""
-    made = {name for node in nodes for name in node.outputs}
-    names = dict.fromkeys(name for node in nodes for name in node.inputs if name not in made)
+    produced = {name for node in nodes for name in node.outputs}
+    names = dict.fromkeys(name for node in nodes for name in node.inputs if name not in produced)
     return [[NodePlan(name, "input", None, 0, 0, "", (), (name,))] for name in names]
 
 

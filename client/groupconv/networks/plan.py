@@ -74,8 +74,10 @@ class NetworkReport:
         lines += [f"{p.nodes} nodes by {p.algorithm} in {milliseconds(p.seconds)}: {p.reason}" for p in self.parts]
         if self.exchanges:
             sent: dict[tuple[str, str], int] = {}
-            for found in self.exchanges:
-                sent[found.source, found.target] = sent.get((found.source, found.target), 0) + found.bytes
+            for exchange in self.exchanges:
+                sent[exchange.source, exchange.target] = (
+                    sent.get((exchange.source, exchange.target), 0) + exchange.bytes
+                )
             lines += [f"{human_bytes(count)} from {source} to {target}" for (source, target), count in sent.items()]
         return "\n".join(lines)
 
@@ -159,9 +161,9 @@ class NetworkPlan:
             InvalidArgumentError: another suffix.
             FailedPreconditionError: matplotlib is not installed (`pip install 'groupconv[pictures]'`).
         """
-        found = picture_path("path", path)
+        file = picture_path("path", path)
         counts = f"{len(self.nodes)} operators, {self.weights:,} weights, {self.multiply_adds:,} multiply-adds"
-        save(draw(self.nodes, f"{title}: {counts}" if title else counts), found)
+        save(draw(self.nodes, f"{title}: {counts}" if title else counts), file)
 
     def __repr__(self) -> str:
         return f"NetworkPlan({len(self.nodes)} operators, {self._totals()})"

@@ -121,10 +121,10 @@ def dtype_of_bands(dtype: Any) -> np.dtype:
         InvalidArgumentError: NumPy does not know it.
     """
     try:
-        found: np.dtype = np.dtype(dtype)
+        band_dtype: np.dtype = np.dtype(dtype)
     except TypeError:
         raise InvalidArgumentError("dtype", "a dtype of numbers", dtype) from None
-    return found
+    return band_dtype
 
 
 class Iterated:
@@ -149,10 +149,10 @@ class Iterated:
 
     def rows(self, start: int, stop: int) -> Array:
         """As in `Source`."""
-        found = self._bands.parts(start, stop, self._checked)
-        if sum(map(len, found)) != stop - start:
+        parts = self._bands.parts(start, stop, self._checked)
+        if sum(map(len, parts)) != stop - start:
             raise InvalidArgumentError("input", f"row {start} again, to resume", "an iterator that is past it")
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def forget(self, row: int) -> None:
         """As in `Source`."""

@@ -83,8 +83,8 @@ class Iterated:
         """As in `Source`."""
         start, stop, _ = window[2].indices(self.shape[2])
         self._bands.forget(start)
-        found = self._bands.parts(start, stop, self._checked)
-        parts = [part[(*window[:2], slice(None), *window[3:])] for part in found]
+        whole_parts = self._bands.parts(start, stop, self._checked)
+        parts = [part[(*window[:2], slice(None), *window[3:])] for part in whole_parts]
         return converted(self._info, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
 
     def _checked(self, band: Any) -> Array:

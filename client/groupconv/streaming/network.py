@@ -64,14 +64,14 @@ class NetworkStream:
     ) -> None:
         if isinstance(outputs, str):
             raise InvalidArgumentError("outputs", "a list of names", outputs)
-        given = dict(x) if isinstance(x, Mapping) else named_inputs(info.inputs, [x], {})
+        maps = dict(x) if isinstance(x, Mapping) else named_inputs(info.inputs, [x], {})
         self._info, self._outputs, self._out = info, tuple(outputs), out
         self._window_bytes = window_bytes
         infos = {i.name: i for i in info.inputs}
         self._sources: dict[str, Source] = {}
         self._others: dict[str, Any] = {}
         self._arrays: list[Any] = []
-        for name, value in given.items():
+        for name, value in maps.items():
             if name not in infos or len(infos[name].shape) < 3:
                 self._others[name] = value
             elif hasattr(value, "shape") and hasattr(value, "__getitem__"):

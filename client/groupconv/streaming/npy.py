@@ -59,8 +59,8 @@ def _array(file: FileIO, name: str) -> RawArray:
     if any(size < 0 for size in shape):
         raise InvalidArgumentError("input", "an array saved by numpy.save", f"{name} of shape {shape}")
     if dtype.names is not None:
-        found = Words(f"records with the fields {', '.join(dtype.names)}")
-        raise InvalidArgumentError("input.dtype", "bool, integers or floats", found)
+        record = Words(f"records with the fields {', '.join(dtype.names)}")
+        raise InvalidArgumentError("input.dtype", "bool, integers or floats", record)
     if dtype.hasobject:
         raise InvalidArgumentError("input.dtype", "bool, integers or floats", Words("objects"))
     return RawArray(file, dtype, shape, file.tell(), fortran=fortran)

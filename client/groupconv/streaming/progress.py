@@ -96,8 +96,8 @@ def reported(
         size: bytes of what they carry, without headers.
         progress: as of `callback`.
     """
-    found = callback(progress)
-    if found is None:
+    report = callback(progress)
+    if report is None:
         yield messages
         return
 
@@ -106,9 +106,9 @@ def reported(
         for message in messages():
             yield message
             done = min(size, done + len(message))
-            found(Progress(done, size, done, time.monotonic() - start))
+            report(Progress(done, size, done, time.monotonic() - start))
 
     try:
         yield sent
     finally:
-        close(found)
+        close(report)

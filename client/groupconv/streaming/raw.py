@@ -60,8 +60,8 @@ class RawArray:
         """An integer or a slice of step 1 for each axis; axes without one are whole."""
         ranges, numbers = self._ranges(key)
         part = self._read(ranges[::-1], self.shape[::-1]).T if self._fortran else self._read(ranges, self.shape)
-        found: Array = part[numbers]
-        return found
+        selected: Array = part[numbers]
+        return selected
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Write a part of a file that is open for writing, in C's order."""
@@ -102,10 +102,12 @@ class RawArray:
         keys += (slice(None),) * (len(self.shape) - len(keys))
         ranges = []
         for k, size in zip(keys, self.shape, strict=True):
-            found = range(size)[k] if isinstance(k, slice) else range(at := range(size)[k], at + 1)
-            if found.step != 1:
-                raise IndexError(f"expected slices of step 1, got step {found.step}: read the part, then x[…][::step]")
-            ranges.append(found)
+            indices = range(size)[k] if isinstance(k, slice) else range(at := range(size)[k], at + 1)
+            if indices.step != 1:
+                raise IndexError(
+                    f"expected slices of step 1, got step {indices.step}: read the part, then x[…][::step]"
+                )
+            ranges.append(indices)
         return ranges, tuple(slice(None) if isinstance(k, slice) else 0 for k in keys)
 
     def _read(self, ranges: list[range], shape: tuple[int, ...]) -> Array:

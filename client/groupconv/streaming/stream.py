@@ -101,9 +101,9 @@ class Transfer:
         """
         accepted = _response(message).accepted
         dtype, shape = type_from_wire(accepted.output, "output", batch=True)
-        made = geometries([s.spec for s in self.steps], self.source.shape, [s.kernel.shape for s in self.steps])
+        resolved = geometries([s.spec for s in self.steps], self.source.shape, [s.kernel.shape for s in self.steps])
         rows = self.source.shape[0] * self.source.shape[2]
-        if shape != made[-1].output_shape or not 0 <= accepted.first_input_row <= rows:
+        if shape != resolved[-1].output_shape or not 0 <= accepted.first_input_row <= rows:
             raise DataLossError(f"the server accepted another stream than this: its output has shape {list(shape)}")
         if self.sink is None:
             self.sink = Sink(self.out, shape, dtype, unbatched=self.unbatched, wide=self.wide)
@@ -255,14 +255,14 @@ def transfer(
     rows: Source
     if hasattr(source, "shape") and hasattr(source, "__getitem__"):
         check_apart(source, out)
-        rows, given = Sliced(source, rank, kernel.dtype), len(source.shape)
+        rows, dimensions = Sliced(source, rank, kernel.dtype), len(source.shape)
     else:
         if shape is None or dtype is None:
             raise InvalidArgumentError("shape", "shape and dtype, for an iterator of bands", shape)
         if not isinstance(shape, Sequence):
             raise InvalidArgumentError("shape", "the shape of all bands together", shape)
-        given = len(shape)
-        rows = Iterated(source, (1, *shape) if given == rank + 1 else tuple(shape), dtype, kernel.dtype)
+        dimensions = len(shape)
+        rows = Iterated(source, (1, *shape) if dimensions == rank + 1 else tuple(shape), dtype, kernel.dtype)
     wide = None if wire_dtype is None else rows.dtype
     rows = rows if wire_dtype is None else Narrowed(rows, wire_dtype)
     ready = ready_steps(steps, rows.dtype)
@@ -271,7 +271,7 @@ def transfer(
         rows,
         ready,
         out,
-        given == rank + 1,
+        dimensions == rank + 1,
         callback(progress),
         allow_reordering,
         band_rows,
@@ -287,7 +287,7 @@ def better_streamed(x: Tensor, steps: Sequence[Step]) -> bool:
         x: (N, C, *spatial), from `prepare`.
         steps: from `prepare`.
     """
-    found = geometries([s.spec for s in steps], x.shape, [s.kernel.shape for s in steps])
-    if any(g.padding_mode == "circular" and g.padding[0] != (0, 0) for g in found):
+    resolved = geometries([s.spec for s in steps], x.shape, [s.kernel.shape for s in steps])
+    if any(g.padding_mode == "circular" and g.padding[0] != (0, 0) for g in resolved):
         return False
-    return max(x.nbytes, math.prod(found[-1].output_shape) * x.dtype.itemsize) > STREAM_ABOVE
+    return max(x.nbytes, math.prod(resolved[-1].output_shape) * x.dtype.itemsize) > STREAM_ABOVE

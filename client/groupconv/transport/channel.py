@@ -213,20 +213,20 @@ class Connection:
         )
 
 
-def pem(field: str, given: Pem | None) -> bytes | None:
+def pem(field: str, source: Pem | None) -> bytes | None:
     """The bytes of a PEM argument, read from its file if need be.
 
     Raises:
         InvalidArgumentError: it is not PEM.
         OSError: the file cannot be read.
     """
-    if given is None:
+    if source is None:
         return None
-    found = given if isinstance(given, bytes) else read_at_most(given, SMALL, field, "a PEM file")
-    if b"-----BEGIN " not in found:
+    content = source if isinstance(source, bytes) else read_at_most(source, SMALL, field, "a PEM file")
+    if b"-----BEGIN " not in content:
         expected = "PEM (-----BEGIN …), or the path of a PEM file"
-        raise InvalidArgumentError(field, expected, f"{len(found)} bytes of something else")
-    return found
+        raise InvalidArgumentError(field, expected, f"{len(content)} bytes of something else")
+    return content
 
 
 async def from_aio_error(call: Any, error: grpc.RpcError) -> GroupconvError:

@@ -134,14 +134,14 @@ def _connect(target: str) -> socket.socket:
     scheme, _, path = target.partition(":")
     if scheme in {"unix", "unix-abstract"}:
         path = f"\0{path}" if scheme == "unix-abstract" else unquote(path.removeprefix("//"))
-        found = socket.socket(socket.AF_UNIX)
+        connection = socket.socket(socket.AF_UNIX)
         try:
-            found.settimeout(SECONDS)
-            found.connect(path)
+            connection.settimeout(SECONDS)
+            connection.connect(path)
         except BaseException:
-            found.close()
+            connection.close()
             raise
-        return found
+        return connection
     return socket.create_connection(_host_and_port(target), SECONDS)
 
 

@@ -18,8 +18,8 @@ def traced(channel: grpc.Channel) -> grpc.Channel:
         return channel
     from opentelemetry.instrumentation.grpc import client_interceptor, grpcext
 
-    made: grpc.Channel = grpcext.intercept_channel(channel, client_interceptor())
-    return made
+    intercepted: grpc.Channel = grpcext.intercept_channel(channel, client_interceptor())
+    return intercepted
 
 
 def interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
@@ -28,8 +28,8 @@ def interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
         return ()
     from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
-    made: Sequence[grpc.aio.ClientInterceptor] = aio_client_interceptors()
-    return made
+    clients: Sequence[grpc.aio.ClientInterceptor] = aio_client_interceptors()
+    return clients
 
 
 def _wanted(instrumentor: str) -> bool:

@@ -26,7 +26,7 @@ def cuts_from_wire(message: network_pb2.NetworkCuts) -> NetworkCuts:
         message.workers,
         tuple(map(_tensor_from_wire, message.tensors)),
         message.seconds,
-        tuple((found.workers, found.seconds) for found in message.considered),
+        tuple((considered.workers, considered.seconds) for considered in message.considered),
         message.input_bytes,
         message.output_bytes,
         message.reason,
@@ -59,8 +59,8 @@ def _tensor_to_wire(tensor: TensorCut) -> network_pb2.TensorCut:
 
 def _tensor_from_wire(message: network_pb2.TensorCut) -> TensorCut:
     boxes: list[Box | None] = [None] * message.used
-    for found in message.boxes:
-        boxes[found.worker] = tuple((r.start, r.stop) for r in found.ranges)
+    for box in message.boxes:
+        boxes[box.worker] = tuple((r.start, r.stop) for r in box.ranges)
     return TensorCut(
         message.node,
         message.op,

@@ -73,13 +73,13 @@ class Tokens:
         if scheme.lower() != "bearer" or not token:
             raise UnauthenticatedError("a token is needed, in the metadata 'authorization: Bearer …'")
         digest = digest_of(token.strip())
-        found = None
+        allowed = None
         for entry, allowance in self._present().values():  # compare all of them, so that the time gives nothing away
             if hmac.compare_digest(entry.sha256, digest):
-                found = allowance
-        if found is None:
+                allowed = allowance
+        if allowed is None:
             raise UnauthenticatedError("this token is not known here")
-        return found
+        return allowed
 
     def reload(self) -> None:
         """Read the file now, changed or not, and log the result."""

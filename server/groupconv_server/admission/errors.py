@@ -52,7 +52,7 @@ def abort(context: grpc.ServicerContext, error: GroupconvError) -> NoReturn:
     status = status_pb2.Status(code=code_pb2.Code.Value(error.status), message=str(error))
     for detail in details:
         status.details.add().Pack(detail)
-    made = rpc_status.to_status(status)
-    context.set_trailing_metadata(made.trailing_metadata + metadata)
-    context.abort(made.code, made.details)  # raises
+    rpc_error = rpc_status.to_status(status)
+    context.set_trailing_metadata(rpc_error.trailing_metadata + metadata)
+    context.abort(rpc_error.code, rpc_error.details)  # raises
     raise AssertionError

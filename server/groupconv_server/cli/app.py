@@ -92,8 +92,8 @@ def _log_level(level: str) -> str:
 
 
 @one_line_errors
-def _version(given: bool) -> None:
-    if given:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"groupconv {__version__}")
         raise typer.Exit
 
@@ -105,25 +105,25 @@ def app(*names: str) -> typer.Typer:
     Args:
         names: of the commands it has; none of them means all. One alone loads its own libraries and no others.
     """
-    made = _group(
+    commands = _group(
         name="groupconv",
         help="Distributed grouped convolution as a gRPC service.",
         add_completion=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    made.callback()(_root)
+    commands.callback()(_root)
     for name in names or NAMES:
         module = importlib.import_module(f"groupconv_server.cli.{name}")
         if hasattr(module, "command"):
-            _add(made, name, module.command, module.EXAMPLES)
+            _add(commands, name, module.command, module.EXAMPLES)
             continue
         group = _group(name=name, help=module.HELP)
         group.callback()(lambda: None)  # else typer has a group of one command be that command
         for command_name, command, examples in module.COMMANDS:
             _add(group, command_name, command, examples)
-        made.add_typer(group, short_help=module.HELP)
-    return made
+        commands.add_typer(group, short_help=module.HELP)
+    return commands
 
 
 def _group(**settings: Any) -> typer.Typer:

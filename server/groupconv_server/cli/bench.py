@@ -51,15 +51,15 @@ def engine(
             f"peak, {peak.threads} threads: {peak.gflops:.0f} GFLOP/s (GEMM), {peak.gbytes_per_s:.1f} GB/s (copy)"
         )
     typer.echo(report.HEADER)
-    found = []
+    measured = []
     for row in measure.rows(chosen, counts, runs, None):
-        found.append(row)
+        measured.append(row)
         typer.echo(report.line(row))
-    typer.echo(report.summary(found))
+    typer.echo(report.summary(measured))
     if json is not None:
-        report.write_json(json, found)
+        report.write_json(json, measured)
     if plot is not None:
-        save(report.draw_roofline(found, peaks), plot)
+        save(report.draw_roofline(measured, peaks), plot)
 
 
 COMMANDS = (("engine", engine, EXAMPLES),)

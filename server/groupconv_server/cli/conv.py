@@ -169,13 +169,15 @@ def _arranged(
         channels, spatial = array.shape[1], array.layout.spatial
         return filters.filtering(kernel, mix, channels, spatial, alpha=opened.alpha, **options)
 
-    made = filtering()
+    filters_of_array = filtering()
     if files.any_order(output):
-        first = band_axis(array, dict(zip(array.layout.spatial, filters.input_extents(made.steps), strict=True)))
+        first = band_axis(
+            array, dict(zip(array.layout.spatial, filters.input_extents(filters_of_array.steps), strict=True))
+        )
         if first != array.layout.spatial[0]:
             array = opened.array.arranged(fold, first)
-            made = filtering()
-    return array, made
+            filters_of_array = filtering()
+    return array, filters_of_array
 
 
 def _magnitude(filtering: filters.Filtering, stored: np.dtype) -> bool:

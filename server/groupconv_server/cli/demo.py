@@ -49,9 +49,9 @@ def command(
     """
     if web:
         target = endpoint and endpoint.target
-        for option, given in {"--target": target, "--photo": photo, "--output": output}.items():
-            if given is not None:
-                raise InvalidArgumentError(option, "no such option beside --web, which starts a server", given)
+        for option, value in {"--target": target, "--photo": photo, "--output": output}.items():
+            if value is not None:
+                raise InvalidArgumentError(option, "no such option beside --web, which starts a server", value)
         from groupconv_server.demo.page import open_page
 
         open_page(executor or "local")

@@ -113,7 +113,7 @@ def load(
 
     Exit code 1 if a convolution of the file could not be loaded; the others are.
     """
-    found: list[tuple[str, Step]] = []
+    layers: list[tuple[str, Step]] = []
     skipped: list[tuple[str, str]] = []
     expected = [integers("--input", shape) for shape in inputs or ()]
     if inputs and file.suffix != ".npy":
@@ -130,7 +130,7 @@ def load(
             groups=groups,
             transposed=transposed,
         )
-        found.append((name, Step(npy.whole(file, "file"), None if bias is None else npy.whole(bias, "file"), spec)))
+        layers.append((name, Step(npy.whole(file, "file"), None if bias is None else npy.whole(bias, "file"), spec)))
     else:
         before = legal_name(file.stem) if prefix is None else prefix and check_name(prefix)
         for one in read_onnx(file, before, fold_batch_norm=fold_batch_norm):
@@ -138,13 +138,13 @@ def load(
                 if one.step is None:
                     skipped.append((one.name, one.reason))
                 else:
-                    found.append((one.name, one.step))
-    found = [(full, replace(step, spec=with_precision(step.spec, precision, exact=exact))) for full, step in found]
+                    layers.append((one.name, one.step))
+    layers = [(full, replace(step, spec=with_precision(step.spec, precision, exact=exact))) for full, step in layers]
     if dry_run:
-        loaded = [(full, "-", step) for full, step in found]
+        loaded = [(full, "-", step) for full, step in layers]
     else:
         with endpoint.connect(timeout) as client:
-            loaded, refused = _loaded(client, found, expected)
+            loaded, refused = _loaded(client, layers, expected)
             skipped += refused
     rows = [("layer", "version", "kernel", "spec")]
     rows += [(full, version, _shape(step.kernel.shape), _spec(step.spec)) for full, version, step in loaded]
@@ -157,11 +157,11 @@ def load(
 
 
 def _loaded(
-    client: groupconv.Client, found: list[tuple[str, Step]], inputs: list[tuple[int, ...]]
+    client: groupconv.Client, layers: list[tuple[str, Step]], inputs: list[tuple[int, ...]]
 ) -> tuple[list[tuple[str, str, Step]], list[tuple[str, str]]]:
     """Load layers: their names, versions and steps; and the names of those that the server refused, with the reason."""
     loaded, refused = [], []
-    for name, step in found:
+    for name, step in layers:
         try:
             loaded.append((name, str(client.load_layer_steps(name, [step], inputs=inputs).info.version), step))
         except REFUSALS as error:

@@ -88,8 +88,8 @@ def command(
     if plot:
         picture_path("--plot", plot)
     base = read_profile(profile) if profile else profile_of_layer(layer, cut)
-    given = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
-    wanted = base.model_copy(update={key: value for key, value in given.items() if value is not None})
+    options = {"users": clients, "seconds": seconds, "rate": rate, "verify": verify}
+    wanted = base.model_copy(update={key: value for key, value in options.items() if value is not None})
     if profile and cut:
         raise InvalidArgumentError("--cut", "--layer, or `cut:` in the profile", f"--profile {profile}")
     page = _host_and_port(web) if web else None

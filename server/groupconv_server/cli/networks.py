@@ -152,10 +152,10 @@ def show(
             return
         if times:
             network.run(inputs=random_inputs(network.inputs, shapes_of(inputs or [])), times=True)
-        found = _plan(network, inputs)
-    typer.echo(str(found))
+        network_plan = _plan(network, inputs)
+    typer.echo(str(network_plan))
     if picture is not None:
-        found.picture(picture, name)
+        network_plan.picture(picture, name)
         typer.echo(f"drawn: {picture}", err=True)
 
 
@@ -188,22 +188,22 @@ def plan(
     with endpoint.connect(timeout) as client:
         network = client.load_network(legal_name(Path(name).stem), name) if of_file else client.get_network(name)
         try:
-            given = [*(inputs or []), *([f"{network.inputs[0].name}={shape}"] if shape else [])]
-            found = _plan(network, given, workers, in_flight, nodes)
+            named_shapes = [*(inputs or []), *([f"{network.inputs[0].name}={shape}"] if shape else [])]
+            network_plan = _plan(network, named_shapes, workers, in_flight, nodes)
         finally:
             if of_file:
                 network.unload()
-    shown = found if found.cuts is None else found.cuts
+    shown = network_plan if network_plan.cuts is None else network_plan.cuts
     typer.echo(json.dumps(shown.as_dict(), ensure_ascii=False) if as_json else str(shown))
-    if found.cuts is None:
+    if network_plan.cuts is None:
         return
     if picture is not None:
-        found.cuts.picture(picture, Path(name).stem)
+        network_plan.cuts.picture(picture, Path(name).stem)
         typer.echo(f"drawn: {picture}", err=True)
     if export is not None:
         from groupconv_worker.graph.partition.sharding import write_cuts
 
-        boxes = {t.tensor: [*t.boxes, *(None,) * (workers - len(t.boxes))] for t in found.cuts.tensors}
+        boxes = {t.tensor: [*t.boxes, *(None,) * (workers - len(t.boxes))] for t in network_plan.cuts.tensors}
         export.write_bytes(write_cuts(Path(name).read_bytes(), boxes, workers))
         typer.echo(f"written: {export}", err=True)
 
@@ -227,9 +227,9 @@ def unload(
     with endpoint.connect(timeout) as client:
         pattern = set(name) & set("*?[")
         names = [info.name for info in client.list_networks() if fnmatch(info.name, name)] if pattern else [name]
-        for found in names:
-            client.unload_network(found)
-            typer.echo(f"{found} is unloaded")
+        for network in names:
+            client.unload_network(network)
+            typer.echo(f"{network} is unloaded")
     if not names:
         raise NotFoundError(f"no network is loaded whose name fits {name!r}")
 

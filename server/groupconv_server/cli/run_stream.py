@@ -58,11 +58,11 @@ class FileStream:
         """Say the plan, and run the network unless there is no output."""
         begin = time.monotonic()
         info = net.inputs[0]
-        with files.open_input(self.source, self.axes) as found:
-            for note in found.notes:
+        with files.open_input(self.source, self.axes) as source:
+            for note in source.notes:
                 typer.echo(f"groupconv: {note}", err=True)
-            array = found.array.arranged("Z" if len(info.shape) == 4 else "")
-            opened = replace(found, array=array)
+            array = source.array.arranged("Z" if len(info.shape) == 4 else "")
+            opened = replace(source, array=array)
             samples = array.shape[0]
             select = self.select or net.outputs[0].name
             first = self._map(opened, info, 0)

@@ -96,14 +96,14 @@ def handled(handler: Callable[[int, Any], None], wakeup: int = -1) -> Iterator[N
         wakeup: the end of a pipe; each signal's number is written to it as one byte, at once and in any thread.
     """
     main = threading.current_thread() is threading.main_thread()
-    found = {s: signal.getsignal(s) for s in ENDING if main and signal.getsignal(s) is not signal.SIG_IGN}
+    handlers = {s: signal.getsignal(s) for s in ENDING if main and signal.getsignal(s) is not signal.SIG_IGN}
     before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False) if main else -1
-    for number in found:
+    for number in handlers:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, old in found.items():
+        for number, old in handlers.items():
             signal.signal(number, old)
         if main:
             signal.set_wakeup_fd(before)

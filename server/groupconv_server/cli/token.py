@@ -94,10 +94,10 @@ def hash_(
     ] = None,
 ) -> None:
     """Print the digest of a token that was made elsewhere, for an entry's `sha256`."""
-    given = (file or sys.stdin).read(SMALL + 1)
-    if len(given) > SMALL:
+    text = (file or sys.stdin).read(SMALL + 1)
+    if len(text) > SMALL:
         raise InvalidArgumentError("token", "at most 1 MiB", "more")
-    token = given.strip()
+    token = text.strip()
     entry_text("checked", token, CallerLimits())
     typer.echo(digest_of(token))
 

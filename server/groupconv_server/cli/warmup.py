@@ -65,8 +65,8 @@ def _warm_cpu(layers: Sequence[CatalogueLayer], threads: int, *, tune: bool) -> 
         problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, b.dtype))
         resident = {engines[0].prepare(problem, w, b, resident=True).algorithm: None} if tune else {}
         oneshot = dict.fromkeys(engine.prepare(problem, w, b).algorithm for engine in engines)
-        found = [*resident, *(f"one-shot {name}" for name in oneshot if name not in resident)]
-        typer.echo(f"{layer.name}: {', '.join(found)}")
+        algorithms = [*resident, *(f"one-shot {name}" for name in oneshot if name not in resident)]
+        typer.echo(f"{layer.name}: {', '.join(algorithms)}")
     for problem in problems():
         for engine in engines:
             engine.prepare(problem, np.ones(problem.geometry.weight_shape, problem.types.weight))
@@ -85,12 +85,12 @@ def _warm_gpu(layers: Sequence[CatalogueLayer], threads: int, *, tune: bool) -> 
         x, w, b = layer.arrays()
         problem = Problem(layer.geometry, types_of(x.dtype, w.dtype, b.dtype))
         out = np.empty(layer.geometry.output_shape, problem.types.output)
-        found = []
+        algorithms = []
         for resident in (True, False) if tune else (False,):
             prepared = engine.prepare(problem, w, b, resident=resident)
             prepared.run(x, out)
-            found.append(prepared.algorithm if resident else f"one-shot {prepared.algorithm}")
-        typer.echo(f"{layer.name} on {engine.device()}: {', '.join(found)}")
+            algorithms.append(prepared.algorithm if resident else f"one-shot {prepared.algorithm}")
+        typer.echo(f"{layer.name} on {engine.device()}: {', '.join(algorithms)}")
     for problem in problems():
         g, types = problem.geometry, problem.types
         prepared = engine.prepare(problem, np.ones(g.weight_shape, types.weight))

@@ -241,11 +241,11 @@ class Batcher:
         room = JOINED_BYTES // max(1, head.x.nbytes)
         fit = [a for a in self._queue if a.key == head.key and same_weights(a.call.steps, head.call.steps)]
         fit.sort(key=lambda a: a.rank)
-        found = (batch + fit)[: max(len(batch), min(most, room))]
-        found = found[: max(len(batch), 1 << (len(found).bit_length() - 1))]
-        for entry in found[len(batch) :]:
+        joined = (batch + fit)[: max(len(batch), min(most, room))]
+        joined = joined[: max(len(batch), 1 << (len(joined).bit_length() - 1))]
+        for entry in joined[len(batch) :]:
             self._queue.remove(entry)
-        return found
+        return joined
 
     def _benefit(self, entry: QueueEntry) -> BatchingBenefit:
         benefit = self._benefits.get(entry.key)

@@ -16,16 +16,16 @@ def calibrate_workers(coordinator: Coordinator, budget: float = BUDGET) -> bool:
         measure again later.
     """
     begun = coordinator.requests
-    found = calibrate(
+    measured = calibrate(
         coordinator.executor,
         disturbed=lambda: coordinator.running > 0 or coordinator.requests != begun,
         budget=budget,
         shards=coordinator.calibration_shards,
     )
-    if found.disturbed:
+    if measured.disturbed:
         return False
-    coordinator.planner.statistics.calibrated(found.rates, found.unknown)
-    return not found.unknown
+    coordinator.planner.statistics.calibrated(measured.rates, measured.unknown)
+    return not measured.unknown
 
 
 def calibrate_joined(coordinator: Coordinator, worker: str) -> None:

@@ -61,10 +61,10 @@ class CompiledCall:
         for known, routes in self._routes:
             if known is chain:
                 return routes
-        made = routes_of(chain, self.steps[chain.first : chain.first + len(chain.chain)])
+        new_routes = routes_of(chain, self.steps[chain.first : chain.first + len(chain.chain)])
         # replaced as a whole, as other threads may look through it; what one of them adds meanwhile is made again
-        self._routes = ((chain, made), *self._routes[: KEPT - 1])
-        return made
+        self._routes = ((chain, new_routes), *self._routes[: KEPT - 1])
+        return new_routes
 
     def dispatch(self, chain: PlannedChain, x: Array, output: Array | None = None) -> ChainTasks:
         """The tasks of a chain.

@@ -211,13 +211,13 @@ class Coordinator:
                 parts = len(chain.workers)
                 if parts > 1:
                     self.executor.expect(parts)
-                made = call.dispatch(chain, x, output if chain is chains[-1] else None)
+                dispatched_chain = call.dispatch(chain, x, output if chain is chains[-1] else None)
                 dispatched = time.perf_counter()
-                ran = self.executor.run(made.tasks, job=job, among=max(self._running, self._inside()))
+                ran = self.executor.run(dispatched_chain.tasks, job=job, among=max(self._running, self._inside()))
                 executed = merged = time.perf_counter()
-                if made.sums is not None:
+                if dispatched_chain.sums is not None:
                     with job:
-                        made.sums.add()
+                        dispatched_chain.sums.add()
                     merged = time.perf_counter()
                 phases["execute"] += executed - start
                 phases["merge"] += merged - executed
@@ -229,7 +229,7 @@ class Coordinator:
                         self.planner.statistics.observe_workers(chain.workers, predicted, measured)
                 shards += ran
                 timeline.append(Times(start, dispatched, executed, merged, ran))
-                x = made.output
+                x = dispatched_chain.output
         finally:
             with self._count:
                 self._running -= 1

@@ -81,9 +81,9 @@ def dispatch(chain: PlannedChain, routes: Sequence[Route], step: Step, x: Array,
     sums = Sums(chain.chain[-1], step.bias, output) if any(route.piece.partial for route in routes) else None
     tasks = []
     for route in routes:
-        there = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)
+        shard_input = x[route.read] if isinstance(route.read, tuple) else taken(x, route.read)
         into = sums.term(route.piece) if sums is not None and route.piece.partial else output[route.write]
-        tasks.append(Task(route.index, route.worker, route.stages, there, into))
+        tasks.append(Task(route.index, route.worker, route.stages, shard_input, into))
     return ChainTasks(tasks, output, sums)
 
 

@@ -123,14 +123,14 @@ def input_types(steps: Sequence[Step]) -> dict[np.dtype, np.dtype]:
         >>> [str(x) for x in input_types([Step(np.ones((1, 1, 1), np.float32))])]
         ['float32', 'int8', 'uint8', 'int32']
     """
-    found = {}
+    types = {}
     kernels = [step.kernel.dtype for step in steps]
     for x in dict.fromkeys((kernels[0], *DTYPES.values())):
         y = x
         with suppress(InvalidArgumentError):
             for kernel in kernels:
                 y = types_of(y, kernel).output
-            found[x] = y
-    if not found:
+            types[x] = y
+    if not types:
         raise InvalidArgumentError("steps", "kernels of dtypes that can follow one another", [str(k) for k in kernels])
-    return found
+    return types

@@ -22,8 +22,8 @@ def draw(photo: Array, verdicts: Sequence[Verdict]) -> Any:
         mark = "" if v.passed else "  FAILED"
         tiles.append((v.case.name, v.result.output, f"{shape}, error {v.error:.0e}{mark}"))
     rows = math.ceil(len(tiles) / COLUMNS)
-    made = figure(COLUMNS * 2.5, rows * 2.9)
-    axes = made.subplots(rows, COLUMNS, squeeze=False)
+    fig = figure(COLUMNS * 2.5, rows * 2.9)
+    axes = fig.subplots(rows, COLUMNS, squeeze=False)
     for axis in axes.flat[len(tiles) :]:
         axis.axis("off")
     for axis, (title, y, note) in zip(axes.flat, tiles, strict=False):
@@ -33,7 +33,7 @@ def draw(photo: Array, verdicts: Sequence[Verdict]) -> Any:
         else:
             axis.axis("off")
             axis.imshow(picture(y))
-    return made
+    return fig
 
 
 def _signal(axis: Any, y: Array) -> None:

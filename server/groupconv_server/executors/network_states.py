@@ -10,7 +10,7 @@ SECONDS = 1.0
 """Seconds that workers have to answer; those that are late are left out."""
 
 
-def joined(found: Iterable[tuple[str, States]]) -> States:
+def joined(by_worker: Iterable[tuple[str, States]]) -> States:
     """The states of several workers, each with the worker's id.
 
     Example:
@@ -20,7 +20,7 @@ def joined(found: Iterable[tuple[str, States]]) -> States:
         ['a', 'b']
     """
     states: dict[tuple[str, int], list[NetworkState]] = {}
-    for worker, versions in found:
+    for worker, versions in by_worker:
         for version, several in versions.items():
             states.setdefault(version, []).extend(replace(state, worker=worker) for state in several)
     return {version: tuple(several) for version, several in states.items()}

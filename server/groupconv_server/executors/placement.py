@@ -126,19 +126,19 @@ class WorkerPlaces:
             nodes: that take workers.
             taken: places that have a worker.
         """
-        there = list(taken)
+        occupied = list(taken)
         nodes = [node for node in nodes if not self._refusal(node)]
-        found: list[WorkerPlace] = []
+        missing: list[WorkerPlace] = []
         if self.workers is None:
             for node in nodes:
-                here = sum(place.node_id == node.id for place in there)
-                found += self._of(node)[here:]
-            return found
+                here = sum(place.node_id == node.id for place in occupied)
+                missing += self._of(node)[here:]
+            return missing
         threads = self.threads or max(1, sum(node.cpus for node in nodes) // self.workers)
-        while len(there) < self.workers and (place := self._next(nodes, there, threads)) is not None:
-            there.append(place)
-            found.append(place)
-        return found
+        while len(occupied) < self.workers and (place := self._next(nodes, occupied, threads)) is not None:
+            occupied.append(place)
+            missing.append(place)
+        return missing
 
     def shortage(self, nodes: Sequence[Node], taken: Iterable[WorkerPlace]) -> str:
         """Why workers have no place, and what they wait for; empty if all have one.
@@ -187,8 +187,8 @@ class WorkerPlaces:
             if node.labels.get(label) != value:
                 return f"{name} has not the label {label}={value}"
         for resource, amount in p.resources.items():
-            if (there := node.resources.get(resource, 0)) < amount:
-                return f"{name} offers {there:g} {resource}"
+            if (offered := node.resources.get(resource, 0)) < amount:
+                return f"{name} offers {offered:g} {resource}"
         return ""
 
     def _offer(self, node: Node, workers: int) -> str:
@@ -208,14 +208,14 @@ class WorkerPlaces:
             number = min(number, int(node.resources.get(name, 0) // amount))
         return [self._place(node, self.threads or node.cpus, sharing=number, gpu=gpus > 0)] * number
 
-    def _next(self, nodes: Sequence[Node], there: Sequence[WorkerPlace], threads: int) -> WorkerPlace | None:
+    def _next(self, nodes: Sequence[Node], occupied: Sequence[WorkerPlace], threads: int) -> WorkerPlace | None:
         """The next place of a given number of workers: on GPUs first, on CPUs when all GPUs are taken."""
-        here = Counter(place.node_id for place in there)
+        here = Counter(place.node_id for place in occupied)
         strict = self.placement.strategy == "strict-spread"
         sign = -1 if self.placement.strategy == "pack" else 1
         for gpu in (True, False) if self.engine != "cuda" else (True,):
             for node in sorted(nodes, key=lambda n: sign * here[n.id]):
-                mine = [place for place in there if place.node_id == node.id]
+                mine = [place for place in occupied if place.node_id == node.id]
                 if not (strict and mine) and self._has_room(node, mine, threads, gpu=gpu):
                     sharing = min(self._shares(node), self.workers or 1) if gpu else 1
                     return self._place(node, threads, sharing=sharing, gpu=gpu)

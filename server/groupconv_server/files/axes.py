@@ -76,8 +76,8 @@ def axes_of(shape: Sequence[int], names: Sequence[str] | None = None, requested:
     if None in kinds or not _fits(kinds):
         known = "known names" if None in kinds else "one Y, one X, at most one Z"
         raise InvalidArgumentError("axes", f"{known}; perhaps --axes {_suggested(kinds)}", ", ".join(used))
-    kept = names if names and requested else used
-    return tuple(Axis(n, k or "", size) for n, k, size in zip(kept, kinds, shape, strict=True))
+    chosen = names if names and requested else used
+    return tuple(Axis(n, k or "", size) for n, k, size in zip(chosen, kinds, shape, strict=True))
 
 
 def guess_axes(shape: Sequence[int]) -> str:

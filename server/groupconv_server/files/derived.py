@@ -64,11 +64,11 @@ class Mirrored(Derived):
         self._axes = set(axes)
 
     def _part(self, ranges: tuple[slice, ...]) -> Array:
-        there = tuple(
+        mirrored = tuple(
             slice(size - r.stop, size - r.start) if axis in self._axes else r
             for axis, (r, size) in enumerate(zip(ranges, self.shape, strict=True))
         )
-        return np.flip(np.asarray(self.array[there]), tuple(sorted(self._axes)))
+        return np.flip(np.asarray(self.array[mirrored]), tuple(sorted(self._axes)))
 
 
 class PaletteColors(Derived):
@@ -104,8 +104,8 @@ class Recolored(Derived):
     def _part(self, ranges: tuple[slice, ...]) -> Array:
         every = tuple(slice(0, self.shape[i]) if i == self._axis else r for i, r in enumerate(ranges))
         stored = np.moveaxis(np.asarray(self.array[every]), self._axis, -1)
-        made = np.concatenate([self._convert(stored[..., :3]), stored[..., 3:]], axis=-1)
-        return np.moveaxis(made[..., ranges[self._axis]], -1, self._axis)
+        recolored = np.concatenate([self._convert(stored[..., :3]), stored[..., 3:]], axis=-1)
+        return np.moveaxis(recolored[..., ranges[self._axis]], -1, self._axis)
 
 
 class Swapped(Derived):
@@ -124,8 +124,8 @@ class Swapped(Derived):
             self.chunks = tuple(self.chunks[i] for i in self._order)
 
     def _part(self, ranges: tuple[slice, ...]) -> Array:
-        there = tuple(ranges[i] for i in self._order)
-        return np.asarray(self.array[there]).transpose(self._order)
+        swapped = tuple(ranges[i] for i in self._order)
+        return np.asarray(self.array[swapped]).transpose(self._order)
 
 
 def upright(array: Any, axes: str, orientation: int) -> Any:

@@ -180,10 +180,10 @@ def _with_metadata(encoder: Encoder, *, inks: bool) -> Encoder:
 def _keeps_option(encoder: Encoder, key: str, value: Any) -> bool:
     """Whether a tiny picture written with an option has it when it is read again."""
     tiny = _reopened(encoder.format, [Image.new(encoder.mode or "RGB", (2, 2))], **{key: value})
-    found = tiny and tiny.info.get(key)
+    stored = tiny and tiny.info.get(key)
     if key == "dpi":
-        return bool(found) and bool(np.allclose(np.array(found, float), value, rtol=0.01, atol=0.6))
-    return bool(found) if key == "exif" else found == value
+        return bool(stored) and bool(np.allclose(np.array(stored, float), value, rtol=0.01, atol=0.6))
+    return bool(stored) if key == "exif" else stored == value
 
 
 def _supports(name: str, mode: str, shape: tuple[int, ...]) -> bool:
@@ -205,10 +205,10 @@ def _alpha_kept(name: str, mode: str) -> str:
     image = Image.new(mode, alpha.shape[::-1], 90)
     image.putalpha(Image.fromarray(alpha))
     tiny = _reopened(name, [image])
-    found = np.asarray(tiny.convert("RGBA"))[..., 3] if tiny and tiny.has_transparency_data else np.full((3, 2), 255)
-    if np.abs(found.astype(int) - alpha).max() <= 2:
+    decoded = np.asarray(tiny.convert("RGBA"))[..., 3] if tiny and tiny.has_transparency_data else np.full((3, 2), 255)
+    if np.abs(decoded.astype(int) - alpha).max() <= 2:
         return "all"
-    return "clear" if np.array_equal(found[:2], alpha[:2]) else ""
+    return "clear" if np.array_equal(decoded[:2], alpha[:2]) else ""
 
 
 def _reopened(name: str, frames: Sequence[Image.Image], **options: Any) -> Any:

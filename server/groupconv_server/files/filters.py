@@ -78,17 +78,17 @@ def filtering(
         if alpha:
             weight, groups = _with_alpha(weight, groups, colors)
         spec = ConvSpec(padding="same", groups=groups, stride=stride, **options)
-        made = Filtering([Step(weight, spec=spec)], edges=bool(abs(weight[0].sum()) < 1e-6))
+        named = Filtering([Step(weight, spec=spec)], edges=bool(abs(weight[0].sum()) < 1e-6))
     else:
-        made = _by_name(kernel, colors, rank, alpha=alpha, truncate=truncate, stride=stride, options=options)
-    steps = made.steps
+        named = _by_name(kernel, colors, rank, alpha=alpha, truncate=truncate, stride=stride, options=options)
+    steps = named.steps
     if mix is not None:
-        if made.parts != 1 or steps[0].spec.groups != channels or len(steps[-1].kernel) != channels:
+        if named.parts != 1 or steps[0].spec.groups != channels or len(steps[-1].kernel) != channels:
             expected = "one kernel for each channel, to be depthwise separable"
             raise InvalidArgumentError("kernel", expected, kernel)
         steps = [*steps, _mixing(mix, colors, rank, alpha=alpha, options=options)]
     order = ["ZYX"[-rank:].index(axis) for axis in spatial]
-    return replace(made, steps=[_permuted(step, order) for step in steps])
+    return replace(named, steps=[_permuted(step, order) for step in steps])
 
 
 def foldable(kernel: str, mix: str | None) -> str:
@@ -130,13 +130,13 @@ def _by_name(
     filters = [named(name, truncate) for name in split_names(text)]
     if len(filters) not in (1, colors):
         raise InvalidArgumentError("kernel", f"one name, or one for each of {colors} channels", text)
-    found = [f.parts(rank) for f in filters] * (colors if len(filters) == 1 else 1)
-    parts = len(found[0])
-    if any(len(sums) != parts for sums in found):
+    by_color = [f.parts(rank) for f in filters] * (colors if len(filters) == 1 else 1)
+    parts = len(by_color[0])
+    if any(len(sums) != parts for sums in by_color):
         raise InvalidArgumentError("kernel", "gradients alone, or no gradient", text)
     if alpha:
-        found.append([[(ONE,) * rank], *[[(ONE * 0, *(ONE,) * (rank - 1))]] * (parts - 1)])
-    sums = [total for channel in found for total in channel]
+        by_color.append([[(ONE,) * rank], *[[(ONE * 0, *(ONE,) * (rank - 1))]] * (parts - 1)])
+    sums = [total for channel in by_color for total in channel]
     gains = [float(np.prod([taps.sum(dtype=np.float64) for taps in term])) for term in sums[0]]
     edges = abs(sum(gains)) < 1e-3  # the sum of truncated derivatives is not exactly 0
     signed = all(f.signed for f in filters)
@@ -144,9 +144,9 @@ def _by_name(
         kernels = [dense(total) for total in sums]
         size = [max(kernel.shape[axis] for kernel in kernels) for axis in range(rank)]
         weight = np.stack([centered(kernel, size) for kernel in kernels])[:, None]
-        spec = ConvSpec(padding="same", groups=len(found), stride=stride, **options)
+        spec = ConvSpec(padding="same", groups=len(by_color), stride=stride, **options)
         return Filtering([Step(weight, spec=spec)], parts, edges, signed)
-    return Filtering(_passes(sums, len(found), rank, stride, options), parts, edges, signed)
+    return Filtering(_passes(sums, len(by_color), rank, stride, options), parts, edges, signed)
 
 
 def _passes(sums: list[Sum], channels: int, rank: int, stride: int, options: dict[str, Any]) -> list[Step]:

@@ -54,8 +54,8 @@ def open_input(path: Path, axes: str | None) -> Iterator[Opened]:
     with file, name.open("rb", buffering=0) as raw:
         array = _only(h5py, file, path) if inside is None else file.get(inside)
         if not isinstance(array, h5py.Dataset):
-            there = _listed(name, _arrays(h5py, file))
-            raise InvalidArgumentError("input", f"the path of an array (HDF5 {there})", path.name)
+            listing = _listed(name, _arrays(h5py, file))
+            raise InvalidArgumentError("input", f"the path of an array (HDF5 {listing})", path.name)
         if array.shape is None:
             raise InvalidArgumentError("input", "an array with values", f"{array.name}, which is empty")
         layout = Layout(axes_of(array.shape, _named(array) or _usual(name, array), axes))
@@ -128,10 +128,10 @@ def _check_free(h5py: Any, name: Path, inside: str) -> None:
 
 def _only(h5py: Any, file: Any, path: Path) -> Any:
     """The array of a file that has only one; arrays of one axis and scales of other arrays do not count."""
-    found = _arrays(h5py, file)
-    if len(found) != 1:
-        raise InvalidArgumentError("input", f"the path of one array (HDF5 {_listed(path, found)})", path.name)
-    return file[found[0]]
+    arrays = _arrays(h5py, file)
+    if len(arrays) != 1:
+        raise InvalidArgumentError("input", f"the path of one array (HDF5 {_listed(path, arrays)})", path.name)
+    return file[arrays[0]]
 
 
 def _arrays(h5py: Any, file: Any) -> list[str]:
@@ -148,11 +148,11 @@ def _arrays(h5py: Any, file: Any) -> list[str]:
     return images or others
 
 
-def _listed(path: Path, found: list[str]) -> str:
-    if not found:
+def _listed(path: Path, arrays: list[str]) -> str:
+    if not arrays:
         return "without arrays"
-    more = f" and {len(found) - LISTED} more" * (len(found) > LISTED)
-    return "with " + ", ".join(f"{path.name}:/{name}" for name in found[:LISTED]) + more
+    more = f" and {len(arrays) - LISTED} more" * (len(arrays) > LISTED)
+    return "with " + ", ".join(f"{path.name}:/{name}" for name in arrays[:LISTED]) + more
 
 
 def _named(array: Any) -> list[str] | None:

@@ -89,16 +89,16 @@ class Metadata:
         """
         dpi = self.dpi and (self.dpi[0] / stride, self.dpi[1] / stride)
         sizes = {a: (size * stride if a in spatial else size, unit) for a, (size, unit) in self.pixel_sizes.items()}
-        made = replace(self, dpi=dpi, pixel_sizes=sizes, georeference=self.georeference if stride == 1 else ())
+        scaled = replace(self, dpi=dpi, pixel_sizes=sizes, georeference=self.georeference if stride == 1 else ())
         if before == after:
-            return made
-        return replace(made, photometric="", extrasamples=(), channel_names=(), channel_colors=(), icc_profile=b"")
+            return scaled
+        return replace(scaled, photometric="", extrasamples=(), channel_names=(), channel_colors=(), icc_profile=b"")
 
     def pixels_per_inch(self) -> tuple[float, float] | None:
         """The resolution along (x, y), from `dpi` or from the pixel sizes."""
-        found = [self.pixel_sizes.get(axis) for axis in "XY"]
-        lengths = [INCH[f[1]] / f[0] for f in found if f and f[1] in INCH and f[0] > 0]
-        return self.dpi or ((lengths[0], lengths[1]) if len(lengths) == len(found) else None)
+        pixel_sizes = [self.pixel_sizes.get(axis) for axis in "XY"]
+        lengths = [INCH[f[1]] / f[0] for f in pixel_sizes if f and f[1] in INCH and f[0] > 0]
+        return self.dpi or ((lengths[0], lengths[1]) if len(lengths) == len(pixel_sizes) else None)
 
     def left_out(self, *held: str) -> tuple[str, ...]:
         """Names of the known fields that are not among `held`, for messages.

@@ -19,7 +19,7 @@ def split(path: Path | str) -> tuple[Path, str | None]:
     name, colon, inside = text.partition(":/")
     if colon:
         return Path(name), "/" + inside
-    if found := TIFF_IMAGE.fullmatch(text):
-        level = found["level"]
-        return Path(found["file"]), found["series"] + (f"/{level}" if level else "")
+    if match := TIFF_IMAGE.fullmatch(text):
+        level = match["level"]
+        return Path(match["file"]), match["series"] + (f"/{level}" if level else "")
     return path, None

@@ -123,12 +123,12 @@ def dtype_of_file(wanted: str, expected: str) -> np.dtype:
         InvalidArgumentError: it names no such dtype.
     """
     try:
-        found = np.dtype(wanted)
+        dtype = np.dtype(wanted)
     except TypeError:
-        found = np.dtype(object)
-    if found.kind not in "uif":
+        dtype = np.dtype(object)
+    if dtype.kind not in "uif":
         raise InvalidArgumentError("--dtype", f"{expected} (uint8, uint16, float32, …)", wanted)
-    return found
+    return dtype
 
 
 def count_outside(y: Array, dtype: np.dtype) -> int:

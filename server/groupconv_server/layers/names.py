@@ -49,13 +49,13 @@ def numbered(name: str, taken: set[str]) -> str:
         >>> numbered("conv", taken), numbered("conv", taken)
         ('conv', 'conv-2')
     """
-    found, count = name, 1
-    while found in taken:
+    unique, count = name, 1
+    while unique in taken:
         count += 1
         end = f"-{count}"
-        found = _cut(name, LONGEST - len(end)) + end
-    taken.add(found)
-    return found
+        unique = _cut(name, LONGEST - len(end)) + end
+    taken.add(unique)
+    return unique
 
 
 def _cut(name: str, length: int) -> str:

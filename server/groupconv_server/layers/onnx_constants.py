@@ -117,18 +117,18 @@ def fold(model: Any, convolutions: Sequence[Any]) -> dict[str, str]:
 
 def _before(convolutions: Sequence[Any]) -> list[Any]:
     """The nodes that compute the weights, in topological order."""
-    found: list[Any] = []
+    needed: list[Any] = []
     seen: set[int] = set()  # a broken file may have cycles
     waiting = [(v.producer(), False) for node in convolutions for v in node.inputs[1:] if v is not None]
     while waiting:
         node, after_its_inputs = waiting.pop()
         if after_its_inputs:
-            found.append(node)
+            needed.append(node)
         elif node is not None and id(node) not in seen:
             seen.add(id(node))
             waiting.append((node, True))
             waiting += [(v.producer(), False) for v in node.inputs if v is not None]
-    return found
+    return needed
 
 
 def _by_onnxruntime(node: Any, opsets: Mapping[str, int]) -> Any:
@@ -145,8 +145,8 @@ def _by_onnxruntime(node: Any, opsets: Mapping[str, int]) -> Any:
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    made = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
-    session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return onnx_ir.tensor(session.run([proto.output[0]], {})[0])
 
 

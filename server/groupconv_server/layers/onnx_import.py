@@ -80,17 +80,17 @@ def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) ->
     if fold_batch_norm:
         nodes = _with_batch_norm(model, nodes)
     taken: set[str] = set()
-    found = []
+    layers = []
     for (node, left_out), name in zip(nodes, names, strict=True):
         layer = numbered(legal_name(f"{prefix}/{name}"), taken)
         if left_out:
-            found.append(Found(layer, node.op_type, None, left_out))
+            layers.append(Found(layer, node.op_type, None, left_out))
             continue
         try:
-            found.append(Found(layer, node.op_type, _step(node, failed)))
+            layers.append(Found(layer, node.op_type, _step(node, failed)))
         except InvalidArgumentError as error:
-            found.append(Found(layer, node.op_type, None, str(error)))
-    return found
+            layers.append(Found(layer, node.op_type, None, str(error)))
+    return layers
 
 
 def _convolutions(model: Any) -> Iterator[tuple[Any, str]]:
@@ -130,12 +130,12 @@ def _with_batch_norm(model: Any, nodes: list[tuple[Any, str]]) -> list[tuple[Any
         RewritePass([rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule])(model)
     except Exception as error:  # noqa: BLE001 - of a malformed node
         raise InvalidArgumentError("fold-batch-norm", "a model that can be rewritten", first_line(error)) from None
-    made = {
+    merged = {
         node.outputs[0].name: node
         for node in RecursiveGraphIterator(model.graph)
         if node.op_type in OPERATORS and node.outputs
     }
-    return [(made.get(name, node), why) for (node, why), name in zip(nodes, followed, strict=True)]
+    return [(merged.get(name, node), why) for (node, why), name in zip(nodes, followed, strict=True)]
 
 
 def _step(node: Any, failed: Mapping[str, str]) -> Step:
@@ -185,7 +185,7 @@ def _attributes(node: Any, rank: int) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: an attribute is unknown, of another type, or of another length than the kernel has axes.
     """
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for name, attribute in node.attributes.items():
         kind = KINDS.get(name)
         if kind is None:
@@ -196,8 +196,8 @@ def _attributes(node: Any, rank: int) -> dict[str, Any]:
         length = 2 * rank if name == "pads" else rank
         if kind == "INTS" and len(value) not in ((0, length) if name == "output_shape" else (length,)):
             raise InvalidArgumentError(name, f"{length} integers for a kernel of {rank} axes", list(value))
-        found[name] = list(value) if kind == "INTS" else value
-    return found
+        attributes[name] = list(value) if kind == "INTS" else value
+    return attributes
 
 
 def _padding(attributes: Mapping[str, Any], rank: int) -> Any:

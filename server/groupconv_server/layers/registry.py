@@ -265,11 +265,11 @@ class Layers:
         )
 
     def _get(self, name: str, kind: type[V]) -> V:
-        found = self._layers.get(name)
-        if isinstance(found, kind):
-            return found
+        version = self._layers.get(name)
+        if isinstance(version, kind):
+            return version
         what, other = ("network", "layer") if kind is NetworkVersion else ("layer", "network")
-        why = "there is none called" if found is None else f"there is a {other}, and no {what}, called"
+        why = "there is none called" if version is None else f"there is a {other}, and no {what}, called"
         raise NotFoundError(f"{what}: {why} {shown(name)}")
 
     def _make_room(self, size: int) -> list[Version]:

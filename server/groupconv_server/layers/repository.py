@@ -48,13 +48,13 @@ class Repository:
         """Load all layers on disk. Layers that cannot be loaded are logged and skipped."""
         if self.store is None:
             return
-        for found in self.store.all():
+        for stored in self.store.all():
             try:
-                if not isinstance(found, Stored):
-                    raise found[1]
-                self._load_stored(found)
+                if not isinstance(stored, Stored):
+                    raise stored[1]
+                self._load_stored(stored)
             except GroupconvError as error:
-                name = found.name if isinstance(found, Stored) else found[0]
+                name = stored.name if isinstance(stored, Stored) else stored[0]
                 self.damaged[name] = str(error)
                 log.error("layer %s was not loaded: %s", name, error)  # noqa: TRY400 - the message is enough
                 error.with_traceback(None)  # `found` keeps it, and the traceback files that are open

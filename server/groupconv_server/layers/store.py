@@ -180,11 +180,11 @@ class LayerStore:
         Raises:
             FailedPreconditionError: the folder cannot be listed, as one that was removed.
         """
-        found = []
+        names = []
         for path in self._paths():
             with suppress(GroupconvError):
-                found.append(self._described(path)[0].name)
-        return found
+                names.append(self._described(path)[0].name)
+        return names
 
     def all(self) -> Iterator[Stored | tuple[str, DataLossError]]:
         """Read all layers. A damaged one yields its file's name and the error.

@@ -164,13 +164,13 @@ class NetworkVersion(Version):
         return replace(self._of(shapes, most).plan(), last=self.last)
 
     def _of(self, shapes: Mapping[str, Sequence[int]], most: int) -> ShapesOfCalls:
-        found = self._look_up(shapes)
-        if found is None:
+        calls = self._look_up(shapes)
+        if calls is None:
             check_shapes(self.model.inputs, shapes)
-            found = ShapesOfCalls(self.skeleton.bind(shapes, most=most))
+            calls = ShapesOfCalls(self.skeleton.bind(shapes, most=most))
             with self._lock:
-                self._known[_key(shapes)] = found
-        return found
+                self._known[_key(shapes)] = calls
+        return calls
 
     def _look_up(self, shapes: Mapping[str, Sequence[int]]) -> ShapesOfCalls | None:
         with self._lock:  # a look-up reorders the cache
@@ -178,9 +178,9 @@ class NetworkVersion(Version):
 
     def timed(self, shapes: Mapping[str, Sequence[int]], times: NodeTimes) -> None:
         """Plans of these shapes say from now on how long nodes took."""
-        found = self._look_up(shapes)
-        if found is not None:
-            found.times = times
+        calls = self._look_up(shapes)
+        if calls is not None:
+            calls.times = times
 
     def answered_by(self, shapes: Mapping[str, Sequence[int]], algorithm: str, theirs: Sequence[str] = ()) -> None:
         """Plans of these shapes say from now on who answered the last call of them.
@@ -190,9 +190,9 @@ class NetworkVersion(Version):
             algorithm: who computed the nodes.
             theirs: outputs of nodes that onnxruntime computed nevertheless.
         """
-        found = self._look_up(shapes)
-        if found is not None:
-            found.algorithm, found.theirs = algorithm, theirs
+        calls = self._look_up(shapes)
+        if calls is not None:
+            calls.algorithm, calls.theirs = algorithm, theirs
 
     @functools.cached_property
     def skeleton(self) -> Skeleton:

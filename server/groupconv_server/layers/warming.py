@@ -62,8 +62,8 @@ def prepare(
         for chain in coordinator.planner.plan(call.problems, workers, at_most=at_most):
             first = chain.chain[0]
             x = np.zeros(first.geometry.input_shape, first.types.input)
-            made = call.dispatch(chain, x)
-            for task in made.tasks:
+            dispatched = call.dispatch(chain, x)
+            for task in dispatched.tasks:
                 parts = tuple((stage.key, stage.problem) for stage in task.stages)
                 if parts not in done:
                     done.add(parts)

@@ -40,10 +40,10 @@ class MemoryProbe:
         """Take a sample: NaN if the server does not answer or has no such metric."""
         try:
             with urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310 - the scheme is checked
-                found = RESIDENT.search(answer.read().decode())
+                resident = RESIDENT.search(answer.read().decode())
         except (OSError, ValueError, http.client.HTTPException):
-            found = None
-        self.samples.append((time.monotonic() - self._start, float(found[1]) if found else float("nan")))
+            resident = None
+        self.samples.append((time.monotonic() - self._start, float(resident[1]) if resident else float("nan")))
 
 
 def growth(samples: list[tuple[float, float]]) -> float:
@@ -54,5 +54,5 @@ def growth(samples: list[tuple[float, float]]) -> float:
         1.0
     """
     at, size = np.array(samples, dtype=float).reshape(-1, 2).T
-    kept = (at >= at.max(initial=0) / 2) & np.isfinite(size)
-    return round(float(np.polyfit(at[kept], size[kept], 1)[0]), 6) if kept.sum() > 1 else float("nan")
+    late = (at >= at.max(initial=0) / 2) & np.isfinite(size)
+    return round(float(np.polyfit(at[late], size[late], 1)[0]), 6) if late.sum() > 1 else float("nan")

@@ -20,9 +20,9 @@ def draw(outcome: LoadOutcome, title: str) -> Any:
     """The picture as a matplotlib figure."""
     panels = 3 + bool(outcome.memory)
     rows = max(1.2, 0.35 * len(outcome.cases))
-    made = figure(9, 2.4 * (panels - 1) + rows + 1.0)
-    made.suptitle(title, x=0.01, ha="left", fontsize=11)
-    axes = made.subplots(panels, height_ratios=[2, 2, rows, *[2] * bool(outcome.memory)])
+    fig = figure(9, 2.4 * (panels - 1) + rows + 1.0)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    axes = fig.subplots(panels, height_ratios=[2, 2, rows, *[2] * bool(outcome.memory)])
     ended = np.array([s.ended - outcome.start for s in outcome.samples])
     right = np.array([s.right for s in outcome.samples], dtype=bool)
     ms = np.array([s.seconds for s in outcome.samples]) * 1e3
@@ -47,7 +47,7 @@ def draw(outcome: LoadOutcome, title: str) -> Any:
         axis.set(xlabel="seconds", xlim=(0, outcome.elapsed))
         plain(axis.xaxis)
     label_ends(axes[1], lines)
-    return made
+    return fig
 
 
 def _rates(axes: Any, right: Any, wrong: Any, edges: Any) -> None:

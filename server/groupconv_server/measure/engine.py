@@ -119,8 +119,8 @@ def _row(layer: CatalogueLayer, threads: int, runs: int, tuning: Path | None) ->
         "numpy": numpy_peer(g, x, w, b, threads),
     }
     times = {
-        name: _median(found) * 1e3
-        for name, found in _turns({k: c for k, c in contenders.items() if c is not None}, runs).items()
+        name: _median(seconds) * 1e3
+        for name, seconds in _turns({k: c for k, c in contenders.items() if c is not None}, runs).items()
     }
     engine.close()
     macs = w.size * (np.prod(g.input) if g.transposed else np.prod(g.output)) * g.batch
@@ -164,7 +164,7 @@ def _turns(contenders: dict[str, Call], runs: int) -> dict[str, list[float]]:
     """Seconds of each run, the contenders taking turns."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     slow = set()
-    while any(len(found) < runs for name, found in times.items() if name not in slow):
+    while any(len(seconds) < runs for name, seconds in times.items() if name not in slow):
         for name, call in contenders.items():
             if name in slow or len(times[name]) >= runs:
                 continue

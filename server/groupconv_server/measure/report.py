@@ -67,8 +67,8 @@ def write_json(path: Path, rows: Sequence[Row]) -> None:
 
 def draw_roofline(rows: Sequence[Row], peaks: Sequence[Peaks]) -> Any:
     """A matplotlib figure: GFLOP/s over FLOP per byte, one point per row, under the roof of each number of threads."""
-    made = figure(10, 6.5)
-    axis = made.subplots()
+    fig = figure(10, 6.5)
+    axis = fig.subplots()
     roofs = []
     for peak, (color, style, marker) in zip(peaks, itertools.cycle(LINES), strict=False):
         mine = [row for row in rows if row.threads == peak.threads]
@@ -85,11 +85,11 @@ def draw_roofline(rows: Sequence[Row], peaks: Sequence[Peaks]) -> Any:
     )
     axis.set_xlim(0.3, 2000)
     axis.grid(alpha=0.3)
-    made.legend(loc="outside upper left", ncols=2, frameon=False)
+    fig.legend(loc="outside upper left", ncols=2, frameon=False)
     plain(axis.xaxis)
     plain(axis.yaxis)
     label_ends(axis, roofs)
     left_out = name_points(axis, [(row.intensity, row.gflops, row.name) for row in rows])
     if left_out:
-        made.supxlabel(f"{counted(left_out, 'name')} had no room: the table has them", x=0.99, ha="right", fontsize=8)
-    return made
+        fig.supxlabel(f"{counted(left_out, 'name')} had no room: the table has them", x=0.99, ha="right", fontsize=8)
+    return fig

@@ -125,9 +125,9 @@ class ClientMemory:
         """
         if self.on_device(at.region):
             region = self.device.part(at.region, at.offset, at.size, owner=owner)
-            there = self.device.tensor(region, at.offset, dtype, at.extents(shape)) if in_place else None
-            if there is not None:  # it has what a run needs of an array
-                return cast("Array", there.channels_first() if at.channels_last else there)
+            on_device = self.device.tensor(region, at.offset, dtype, at.extents(shape)) if in_place else None
+            if on_device is not None:  # it has what a run needs of an array
+                return cast("Array", on_device.channels_first() if at.channels_last else on_device)
             x = np.empty(at.extents(shape), dtype)
             region.memory.read(at.offset, x)
         else:
@@ -165,24 +165,28 @@ class ClientMemory:
         """
         size = math.prod(shape) * dtype.itemsize
         fits = at.size >= size
-        there: Array | DeviceTensor | None
+        on_device: Array | DeviceTensor | None
         if self.on_device(at.region):
             region = self.device.part(at.region, at.offset, at.size, owner=owner)
-            there = self.device.tensor(region, at.offset, dtype, at.extents(shape)) if fits else None
-            there = there.channels_first() if there is not None and at.channels_last else there
+            on_device = self.device.tensor(region, at.offset, dtype, at.extents(shape)) if fits else None
+            on_device = on_device.channels_first() if on_device is not None and at.channels_last else on_device
             copy: Callable[[Array], None] = functools.partial(region.memory.write, at.offset)
         else:
             view = self.host.view(at.region, at.offset, at.size, owner=owner)[:size]
-            there = np.frombuffer(view, dtype).reshape(shape) if fits and not at.channels_last else None
+            on_device = np.frombuffer(view, dtype).reshape(shape) if fits and not at.channels_last else None
             copy = functools.partial(_fill, view)
         if at.channels_last:
             write = copy
             copy = lambda y: write(np.moveaxis(y, 1, -1))  # noqa: E731
         if not fits:
             return None
-        if there is None or not _aligned(there) or any(_apart(there, x) or overlap(there, x) for x in inputs):
+        if (
+            on_device is None
+            or not _aligned(on_device)
+            or any(_apart(on_device, x) or overlap(on_device, x) for x in inputs)
+        ):
             return RegionOutput(np.empty(shape, dtype), copy)
-        return RegionOutput(cast("Array", there), None)
+        return RegionOutput(cast("Array", on_device), None)
 
 
 def overlap(y: Array | DeviceTensor, x: Array | DeviceTensor) -> bool:

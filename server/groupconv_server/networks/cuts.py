@@ -55,9 +55,9 @@ def plan_cuts(
         graph = Optimized(model).canonical(shapes)
     except UnboundGraphError as error:
         raise FailedPreconditionError(f"the network cannot be cut: {error}") from None
-    kept = _checked(given, graph, workers) if given else read_cuts(model.data, graph).get(workers)
+    fixed = _checked(given, graph, workers) if given else read_cuts(model.data, graph).get(workers)
     try:
-        return plan_network(graph, nodes, costs, in_flight, kept)
+        return plan_network(graph, nodes, costs, in_flight, fixed)
     except ValueError as error:
         field = "cuts" if given else "model"
         raise InvalidArgumentError(field, "cuts that make all of each tensor", Words(str(error))) from None
@@ -99,18 +99,18 @@ def cuts_of(tensors: Sequence[network_pb2.TensorCut]) -> dict[str, Cut]:
         if not 1 <= workers <= MOST_WORKERS:
             raise InvalidArgumentError(f"{field}.used", f"1 to {MOST_WORKERS} workers", workers)
         boxes: list[Box | None] = [None] * workers
-        for made in tensor.boxes:
-            if not 0 <= made.worker < workers:
-                raise InvalidArgumentError(f"{field}.boxes.worker", f"0 to {workers - 1}", made.worker)
-            boxes[made.worker] = Box(tuple(Range(r.start, r.stop) for r in made.ranges))
+        for message in tensor.boxes:
+            if not 0 <= message.worker < workers:
+                raise InvalidArgumentError(f"{field}.boxes.worker", f"0 to {workers - 1}", message.worker)
+            boxes[message.worker] = Box(tuple(Range(r.start, r.stop) for r in message.ranges))
         cuts[tensor.tensor] = Cut(tuple(boxes))
     return cuts
 
 
-def _checked(given: Cuts, graph: Graph, workers: int) -> Cuts:
+def _checked(fixed: Cuts, graph: Graph, workers: int) -> Cuts:
     """Given cuts as cuts over all workers, once they fit a graph."""
     cuts = {}
-    for name, cut in given.items():
+    for name, cut in fixed.items():
         field = f"cuts[{name!r}]"
         if name not in graph.makers:
             raise InvalidArgumentError(field, "a tensor that the plan of the network has", repr(name))

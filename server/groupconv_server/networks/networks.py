@@ -52,17 +52,17 @@ class Networks:
         """Load every network that is on disk; those that cannot be loaded are reported and left alone."""
         if self._store is None:
             return
-        for found in self._store.all():
+        for stored in self._store.all():
             try:
-                if not isinstance(found, StoredNetwork):
-                    raise found[1]
-                network = made(found.name, found.version, read_model(found.data))
+                if not isinstance(stored, StoredNetwork):
+                    raise stored[1]
+                network = made(stored.name, stored.version, read_model(stored.data))
                 with self.registry.reserved(network.bytes) as room:
                     if self._executor.workers():  # else the first call sends it to one
-                        self._executor.prepare_network(found.name, found.version, network.model)
+                        self._executor.prepare_network(stored.name, stored.version, network.model)
                     self.registry.place(network, room)
             except GroupconvError as error:
-                name = found.name if isinstance(found, StoredNetwork) else found[0]
+                name = stored.name if isinstance(stored, StoredNetwork) else stored[0]
                 log.error("network %s was not loaded: %s", name, error)  # noqa: TRY400 - its message says it all
 
     def check_name(self, name: str) -> str:

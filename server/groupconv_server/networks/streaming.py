@@ -56,7 +56,7 @@ def plan_stream(
     whole = _of_outputs(_bound(network, shapes), wanted)
     axes = _cut_axes(whole, free, [info.name for info in maps])
     chosen = choose(whole, axes, allowed, window_bytes)
-    made = tuple(
+    cut_axes = tuple(
         window_axis(whole, axis, core, maps[0].name, receptive_field(whole, axis, maps[0].name))
         for axis, core in zip(axes, chosen.cores, strict=True)
     )
@@ -69,7 +69,7 @@ def plan_stream(
             for info in model.outputs
             if info.name in wanted
         ),
-        made,
+        cut_axes,
         chosen.window_bytes,
         chosen.stream_bytes,
         chosen.recomputed,
@@ -107,14 +107,14 @@ def _free_axes(maps: Sequence[TensorInfo], shapes: Mapping[str, Sequence[int]]) 
 
 def _cut_axes(graph: Graph, free: Sequence[int], maps: Sequence[str]) -> list[CutAxis]:
     """How the axes are cut. Samples are not where a node joins them."""
-    made = []
+    cut_axes = []
     for axis in free:
         try:
-            made.append(cut_axis(graph, axis, maps))
+            cut_axes.append(cut_axis(graph, axis, maps))
         except InvalidArgumentError:
             if axis >= FIRST_OF_SPACE:
                 raise
-    return made
+    return cut_axes
 
 
 def _bound(network: NetworkVersion, shapes: Mapping[str, Sequence[int]]) -> Graph:

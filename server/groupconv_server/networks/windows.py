@@ -148,17 +148,17 @@ def window_axis(graph: Graph, cut: CutAxis, core: int, source: str, field: int) 
     parts: dict[str, list[OutputPart]] = {name: [] for name in graph.outputs}
     for first in range(0, max(cut.steps, 1), max(core, 1)):
         start = min(max(0, first - cut.front), cut.steps - length)
-        made = {}
+        by_output = {}
         for name in graph.outputs:
             followed = cut.tensors[name]
             extent = followed.extent(cut.steps)
             stop = extent if first + core >= cut.steps else min((first + core) * followed.step, extent)
-            made[name] = OutputPart(min(first * followed.step, stop), stop, start * followed.step)
-        if any(part.start < part.stop for part in made.values()):
+            by_output[name] = OutputPart(min(first * followed.step, stop), stop, start * followed.step)
+        if any(part.start < part.stop for part in by_output.values()):
             ranges.append((start * read.step, start * read.step + read.extent(length)))
-            for name, part in made.items():
+            for name, part in by_output.items():
                 parts[name].append(part)
-    outputs = {name: OutputAxis(cut.tensors[name].axis, tuple(found)) for name, found in parts.items()}
+    outputs = {name: OutputAxis(cut.tensors[name].axis, tuple(output_parts)) for name, output_parts in parts.items()}
     return WindowAxis(cut.axis, read.step, field, tuple(ranges), outputs)
 
 
@@ -213,13 +213,13 @@ def _nbytes(graph: Graph, name: str, axes: Sequence[CutAxis], steps: Sequence[Ar
 def _peak(graph: Graph, sizes: Mapping[str, Array]) -> Array:
     """Bytes that are alive at once, where each tensor lives from its node to the last one that reads it."""
     last = {name: i for i, node in enumerate(graph.nodes) for name in (*node.outputs, *node.inputs) if name}
-    kept = {*graph.outputs, *graph.constants, *graph.inputs}
+    permanent = {*graph.outputs, *graph.constants, *graph.inputs}
     alive = sum((sizes[name] for name in graph.inputs), np.zeros(()))
     peak = alive
     for i, node in enumerate(graph.nodes):
         alive = alive + sum(sizes[name] for name in node.outputs if name)
         peak = np.maximum(peak, alive)
         for name in {*node.inputs, *node.outputs}:
-            if name and name not in kept and last[name] == i:
+            if name and name not in permanent and last[name] == i:
                 alive = alive - sizes[name]
     return peak

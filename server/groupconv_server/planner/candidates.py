@@ -56,8 +56,8 @@ def along(matrix: NDArray[np.int64], kind: str, rank: int) -> NDArray[np.bool_]:
     names, wanted = dimensions(rank), set(kind.split(" × ")) - {NOTHING}
     if not wanted <= set(names):
         return np.zeros(len(matrix), dtype=np.bool_)
-    found: NDArray[np.bool_] = ((matrix > 1) == [name in wanted for name in names]).all(axis=1)
-    return found
+    matches: NDArray[np.bool_] = ((matrix > 1) == [name in wanted for name in names]).all(axis=1)
+    return matches
 
 
 def row_of(cut: Cut, rank: int) -> tuple[int, ...]:

@@ -72,12 +72,12 @@ def _shards(c: PlannedChain, i: int) -> tuple[Shard, ...]:
     """The shards of step i of a chain. Bytes that stay on a worker do not count."""
     last = len(c.chain) - 1
     numbers: dict[int, tuple[int, int, int]] = {}
-    made = []
+    shards = []
     for n, (shard, worker, compute) in enumerate(zip(c.shards, c.workers, c.prediction.compute, strict=True)):
         piece = shard[i]
         if id(piece.problem) not in numbers:
             numbers[id(piece.problem)] = _numbers(piece, first=i == 0, last=i == last)
-        made.append(
+        shards.append(
             Shard(
                 n,
                 worker,
@@ -89,7 +89,7 @@ def _shards(c: PlannedChain, i: int) -> tuple[Shard, ...]:
                 piece.partial,
             )
         )
-    return tuple(made)
+    return tuple(shards)
 
 
 def _numbers(piece: Piece, *, first: bool, last: bool) -> tuple[int, int, int]:

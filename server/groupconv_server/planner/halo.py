@@ -140,14 +140,14 @@ def chain_parts(
     Returns:
         None if a step cannot be cut like this, or a step after the first would wrap around.
     """
-    found: list[AxisPart] = []
+    backwards: list[AxisPart] = []
     for axis in reversed(axes):
-        made = part_of(axis, outputs)
-        if made is None or (found and outputs.stop > axis.output):
+        read = part_of(axis, outputs)
+        if read is None or (backwards and outputs.stop > axis.output):
             return None
-        found.append(made)
-        outputs = made.input
-    return tuple(reversed(found))
+        backwards.append(read)
+        outputs = read.input
+    return tuple(reversed(backwards))
 
 
 def _wrapped(extent: int, cells: Range, outputs: Range, stride: int) -> tuple[Range, Range, int, Pair, int]:

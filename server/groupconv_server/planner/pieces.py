@@ -79,13 +79,13 @@ class _Cutter:
         self, group: Range, batch: Range, filters: Range, space: tuple[Range, ...], channels: Range
     ) -> tuple[Piece, ...]:
         parts = [self._along(k, r) for k, r in enumerate(space)]
-        made = []
+        shard = []
         problems = self._problems(group, batch, filters, parts, channels)
         for (g, _), problem, *steps in zip(self.chain, problems, *parts, strict=True):
             inputs, outputs, kernel = self._channels(g, group, filters, channels)
             ins, outs = (batch, inputs, *(s.input for s in steps)), (batch, outputs, *(s.output for s in steps))
-            made.append(Piece(problem, ins, kernel, outs, partial=self.cut.channel > 1))
-        return tuple(made)
+            shard.append(Piece(problem, ins, kernel, outs, partial=self.cut.channel > 1))
+        return tuple(shard)
 
     def _along(self, k: int, outputs: Range) -> tuple[AxisPart, ...]:
         """The part of axis k of each step, if the last step makes `outputs`."""
@@ -174,7 +174,7 @@ def _grid(
             yield (range_, *rest)
 
 
-def _or_refuse(found: T | None) -> T:
-    if found is None:
+def _or_refuse(value: T | None) -> T:
+    if value is None:
         raise _ImpossibleCutError
-    return found
+    return value

@@ -157,10 +157,10 @@ class Planner:
         chains, first = [], 0
         for length, cut in cuts:
             chain = problems[first : first + length]
-            made = cut_chain(chain, first, cut, order, rates, self.statistics.history(chain, len(order)))
-            if made is None:
+            planned = cut_chain(chain, first, cut, order, rates, self.statistics.history(chain, len(order)))
+            if planned is None:
                 return None
-            chains.append(made)
+            chains.append(planned)
             first += length
         return described(chains, {}, len(workers))
 
@@ -185,11 +185,13 @@ class Planner:
             for start in range(max(0, stop - LONGEST_CHAIN), stop):
                 chain = problems[start:stop]
                 history = self.statistics.history(chain, len(order))
-                found = search(chain, start, order, rates, history, at_most=at_most, reordering=reordering, kind=kind)
-                if found is not None:
-                    searched[start, stop] = found
+                best_cut = search(
+                    chain, start, order, rates, history, at_most=at_most, reordering=reordering, kind=kind
+                )
+                if best_cut is not None:
+                    searched[start, stop] = best_cut
                     seconds, chains = best[start]
-                    options.append((seconds + found[0].prediction.seconds, [*chains, found[0]]))
+                    options.append((seconds + best_cut[0].prediction.seconds, [*chains, best_cut[0]]))
             if not options:
                 raise refusal(problems[stop - 1], stop - 1, kind, rates, reordering=reordering)
             best.append(min(options, key=lambda option: option[0]))

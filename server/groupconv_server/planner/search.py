@@ -83,13 +83,13 @@ def cut_chain(
     used = rates[: cut.parts]
     alike = all(r == used[0] for r in used)
     shares = None if alike else [1 / _seconds(chain, r) for r in used]
-    made = pieces(chain, cut, shares)
-    if made is None and shares is not None:
-        made = pieces(chain, cut)
-    if made is None:
+    shards = pieces(chain, cut, shares)
+    if shards is None and shares is not None:
+        shards = pieces(chain, cut)
+    if shards is None:
         return None
-    workers = tuple(order[: len(made)])
-    return PlannedChain(first, chain, cut, made, workers, (), predict(made, used, len(order)), len(order), history)
+    workers = tuple(order[: len(shards)])
+    return PlannedChain(first, chain, cut, shards, workers, (), predict(shards, used, len(order)), len(order), history)
 
 
 def search(
@@ -144,10 +144,10 @@ def search(
         if not np.isfinite(expected[row]) or len(candidates) == exact:
             break
         cut = cut_of(matrix[row])
-        made = cut_chain(chain, first, cut, order, rates, history)
-        if made is not None:
-            known = tried[cut].seconds if cut in rows else made.prediction.seconds * error
-            candidates.append(replace(made, prediction=_scaled(made.prediction, known), measured=cut in rows))
+        planned = cut_chain(chain, first, cut, order, rates, history)
+        if planned is not None:
+            known = tried[cut].seconds if cut in rows else planned.prediction.seconds * error
+            candidates.append(replace(planned, prediction=_scaled(planned.prediction, known), measured=cut in rows))
         looked_at.add(row)
     for row in ranking:
         if row not in looked_at and np.isfinite(expected[row]):
@@ -202,18 +202,18 @@ def _seconds(chain: Chain, rates: Rates) -> float:
 
 
 def _row(matrix: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]", cut: Cut, rank: int) -> int | None:
-    found = np.flatnonzero((matrix == row_of(cut, rank)).all(axis=1))
-    return int(found[0]) if len(found) else None
+    rows = np.flatnonzero((matrix == row_of(cut, rank)).all(axis=1))
+    return int(rows[0]) if len(rows) else None
 
 
 def _distinct(alternatives: Sequence[Alternative], whole: Alternative, chosen: PlannedChain) -> list[Alternative]:
     """The best alternatives, one for each kind of cut, and always the one without a cut."""
     seen = {(chosen.cut.words(chosen.chain[0].geometry.rank), chosen.cut.parts)}
-    kept: list[Alternative] = []
+    distinct: list[Alternative] = []
     for a in alternatives:
-        if (a.cut, a.shards) not in seen and len(kept) < ALTERNATIVES - 1:
+        if (a.cut, a.shards) not in seen and len(distinct) < ALTERNATIVES - 1:
             seen.add((a.cut, a.shards))
-            kept.append(a)
+            distinct.append(a)
     if (NOTHING, 1) not in seen and math.isfinite(whole.seconds):
-        kept.append(whole)
-    return kept
+        distinct.append(whole)
+    return distinct

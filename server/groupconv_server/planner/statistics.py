@@ -82,11 +82,11 @@ class Statistics:
     def history(self, chain: Chain, workers: int) -> History:
         """The history of a chain on so many workers."""
         with self._lock:
-            found = self._histories.setdefault((chain, workers), History())
+            history = self._histories.setdefault((chain, workers), History())
             self._histories.move_to_end((chain, workers))
             while len(self._histories) > SHAPES:
                 self._histories.popitem(last=False)
-            return found
+            return history
 
     def observe_workers(self, workers: Sequence[str], predicted: Iterable[float], measured: Iterable[float]) -> None:
         """Learn how fast workers are from shards of one chain that ran at once.

@@ -153,9 +153,9 @@ def parse(
         (request, dtype, shape), start = known
         x = np.ndarray(shape, dtype, raw, start)
         return request, x if x.flags.aligned else x.copy(), []
-    found = tensors()
+    reader = tensors()
     request, data = (_brief if len(raw) <= BRIEF else _read)(raw)
-    x = found.tensor(request.input, "input", data, in_place=True, batch=True)
+    x = reader.tensor(request.input, "input", data, in_place=True, batch=True)
     if not request.steps:
         if data is not None and not request.HasField("output_place"):
             _requests.put(raw, data, (request, x.dtype, x.shape))
@@ -163,8 +163,8 @@ def parse(
     specs = specs_of(request.steps)
     steps = []
     for i, (message, spec) in enumerate(zip(request.steps, specs, strict=True)):
-        kernel = found.tensor(message.kernel, f"steps[{i}].kernel")
-        bias = found.tensor(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
+        kernel = reader.tensor(message.kernel, f"steps[{i}].kernel")
+        bias = reader.tensor(message.bias, f"steps[{i}].bias") if message.HasField("bias") else None
         steps.append(Step(kernel, bias, spec))
     return request, x, steps
 

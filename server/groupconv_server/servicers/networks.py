@@ -132,12 +132,12 @@ class NetworkServicer:
         if not len(inputs) == len(request.names) == len(arrays):
             raise InvalidArgumentError("names", f"{len(arrays)} names, one for each input", list(request.names))
         job = Job(deadline_of(context), context.is_active)
-        made: list[tuple[bytes, Array]] = []
+        spaces: list[tuple[bytes, Array]] = []
 
         def allocate(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Array:
             rest = network_pb2.RunNetworkResponse(names=[name]).SerializeToString()
-            made.append(tensor_space(1, dtype, shape, rest))
-            return made[0][1]
+            spaces.append(tensor_space(1, dtype, shape, rest))
+            return spaces[0][1]
 
         with self._registry.using(request.network, kind=NetworkVersion) as network:
             if request.version not in (0, network.version):
@@ -155,8 +155,8 @@ class NetworkServicer:
                 given=cuts_of(request.cuts),
                 times=request.times,
             )
-        if made and made[0][1] is next(iter(done.arrays.values())):
-            return made[0][0]
+        if spaces and spaces[0][1] is next(iter(done.arrays.values())):
+            return spaces[0][0]
         report = None if request.without_report else report_to_wire(done.report)
         rest = network_pb2.RunNetworkResponse(names=done.arrays, report=report).SerializeToString()
         return with_tensors(1, done.arrays.values(), rest)

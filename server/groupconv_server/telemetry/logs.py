@@ -89,7 +89,7 @@ def _on_one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Escape control characters that callers sent: no text begins a line or moves the cursor. JSON does so itself."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = _CONTROL.sub(lambda found: repr(found.group())[1:-1], value)
+            event[key] = _CONTROL.sub(lambda character: repr(character.group())[1:-1], value)
     return event
 
 
@@ -107,12 +107,12 @@ def _report_crashes() -> None:
         if caught.exc_type is SystemExit or caught.exc_value is None:
             return
         name = caught.thread.name if caught.thread else "unknown"
-        found = (caught.exc_type, caught.exc_value, caught.exc_traceback)
-        log.error("uncaught exception in thread %s", name, exc_info=found)
+        exc_info = (caught.exc_type, caught.exc_value, caught.exc_traceback)
+        log.error("uncaught exception in thread %s", name, exc_info=exc_info)
 
     def of_destructor(caught: "sys.UnraisableHookArgs") -> None:
         error = caught.exc_value
-        found = None if error is None else (caught.exc_type, error, caught.exc_traceback)
-        log.error("%s: %r", caught.err_msg or "exception ignored in", caught.object, exc_info=found)
+        exc_info = None if error is None else (caught.exc_type, error, caught.exc_traceback)
+        log.error("%s: %r", caught.err_msg or "exception ignored in", caught.object, exc_info=exc_info)
 
     sys.excepthook, threading.excepthook, sys.unraisablehook = of_main, of_thread, of_destructor

@@ -102,8 +102,8 @@ class Request:
             otherwise: its status, by name, if gRPC has none.
             active: True if gRPC had not ended the call.
         """
-        found = context.code()
-        code = otherwise if found is None and active else _code(found, context)
+        status = context.code()
+        code = otherwise if status is None and active else _code(status, context)
         seconds = time.perf_counter() - self._arrived
         self._series.inside.dec()
         self._series.duration.observe(seconds)
@@ -133,10 +133,10 @@ current: ContextVar[Request | None] = ContextVar("request", default=None)
 """The request that this thread works on, or None."""
 
 
-def _code(found: grpc.StatusCode | None, context: Any) -> str:
+def _code(status: grpc.StatusCode | None, context: Any) -> str:
     """The name of the status that the call was given, or that gRPC ended it with."""
-    if found is not None:
-        return found.name
+    if status is not None:
+        return status.name
     return "CANCELLED" if context.time_remaining() else "DEADLINE_EXCEEDED"
 
 

@@ -90,10 +90,10 @@ class Requests:
     def of(self, method: str) -> MethodSeries:
         """The series of a method. Keep it: a look-up takes a lock."""
         with self._lock:
-            found = self._methods.get(method)
-            if found is None:
-                found = self._methods[method] = MethodSeries(self, method)
-            return found
+            series = self._methods.get(method)
+            if series is None:
+                series = self._methods[method] = MethodSeries(self, method)
+            return series
 
     def describe(self) -> Iterator[Metric]:
         """The families; empty at registration, when the registry wants their names."""

@@ -83,13 +83,13 @@ def application(methods: Methods, kserve: KServe, config: Config) -> Bodies:
 
 
 def _middleware(config: Config) -> list[Middleware]:
-    found = []
+    middleware = []
     if is_loopback(config.host):
         # A site whose name is made to lead to 127.0.0.1 has the origin of this server; its Host header gives it away.
         names = [*LOCAL, *(urlsplit(origin).hostname or "" for origin in config.web_origins)]
-        found.append(Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False))
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False))
     if config.web_origins:
-        found.append(
+        middleware.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=config.web_origins,
@@ -99,4 +99,4 @@ def _middleware(config: Config) -> list[Middleware]:
                 max_age=7200,
             )
         )
-    return found
+    return middleware

@@ -49,18 +49,18 @@ class KServe:
 
     def routes(self) -> list[BaseRoute]:
         """Its routes. A layer's name may have slashes."""
-        found: list[BaseRoute] = [
+        routes: list[BaseRoute] = [
             Route("/v2", _answering(self.server), methods=["GET"]),
             Route("/v2/health/live", _answering(self.live), methods=["GET"]),
             Route("/v2/health/ready", _answering(self.ready), methods=["GET"]),
         ]
         for model in ("/v2/models/{name:path}/versions/{version}", "/v2/models/{name:path}"):
-            found += [
+            routes += [
                 Route(f"{model}/infer", _answering(self.infer), methods=["POST"]),
                 Route(f"{model}/ready", _answering(self.model_ready), methods=["GET"]),
                 Route(model, _answering(self.model), methods=["GET"]),
             ]
-        return found
+        return routes
 
     async def live(self, request: Request) -> Response:
         """200 while the process answers."""
@@ -89,18 +89,18 @@ class KServe:
     async def model(self, request: Request) -> Response:
         """The input and output of a layer."""
         message = model_pb2.ModelMetadataRequest(**_model(request)).SerializeToString()
-        found = model_pb2.ModelMetadataResponse.FromString(await self._call(request, "ModelMetadata", message))
+        metadata = model_pb2.ModelMetadataResponse.FromString(await self._call(request, "ModelMetadata", message))
 
-        def tensors(given: Any) -> list[dict[str, Any]]:
-            return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in given]
+        def tensors(messages: Any) -> list[dict[str, Any]]:
+            return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in messages]
 
         return JSONResponse(
             {
-                "name": found.name,
-                "versions": list(found.versions),
-                "platform": found.platform,
-                "inputs": tensors(found.inputs),
-                "outputs": tensors(found.outputs),
+                "name": metadata.name,
+                "versions": list(metadata.versions),
+                "platform": metadata.platform,
+                "inputs": tensors(metadata.inputs),
+                "outputs": tensors(metadata.outputs),
             }
         )
 

@@ -111,9 +111,9 @@ def _bound(host: str, port: int) -> socket.socket:
     """A socket that listens; connections wait in its backlog until they are accepted."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        found = socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise UnavailableError(f"cannot listen on {joined(host, port)}: {error.strerror or error}") from None
     # Its connections inherit it. Without it an answer's second packet waits 40 ms for the first one's acknowledgment.
-    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return found
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -44,28 +44,28 @@ def request_of(body: bytes, length: str | None) -> tuple[infer_pb2.ModelInferReq
         raise InvalidArgumentError("body", f"at most {JSON_BYTES} bytes of JSON; larger tensors go as binary data", cut)
     text = body[:cut]
     try:
-        given = json.loads(text.decode(json.detect_encoding(text)))
+        body_of_request = json.loads(text.decode(json.detect_encoding(text)))
         if rb"\u" in text:  # an escape may be half of a surrogate pair, which is no text
-            json.dumps(given, ensure_ascii=False).encode()
+            json.dumps(body_of_request, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError("body", "JSON", str(error)) from None
-    given = _checked("body", given, dict)
-    message = infer_pb2.ModelInferRequest(id=_checked("id", given.get("id", ""), str))
-    _parameters(message.parameters, "parameters", given.get("parameters", {}), {"binary_data_output"})
+    body_of_request = _checked("body", body_of_request, dict)
+    message = infer_pb2.ModelInferRequest(id=_checked("id", body_of_request.get("id", ""), str))
+    _parameters(message.parameters, "parameters", body_of_request.get("parameters", {}), {"binary_data_output"})
     binary = memoryview(body)[cut:]
-    for i, tensor in enumerate(_checked("inputs", given.get("inputs"), list)):
+    for i, tensor in enumerate(_checked("inputs", body_of_request.get("inputs"), list)):
         binary = binary[_input(message, f"inputs[{i}]", tensor, binary) :]
     if len(binary):
         raise InvalidArgumentError("body", "no bytes behind the last binary tensor", f"{len(binary)} bytes")
     wanted = set()
-    for i, output in enumerate(_checked("outputs", given.get("outputs", []), list)):
+    for i, output in enumerate(_checked("outputs", body_of_request.get("outputs", []), list)):
         path = f"outputs[{i}]"
         name = _checked(f"{path}.name", _checked(path, output, dict).get("name"), str)
         parameters = output.get("parameters", {})
         _parameters(message.outputs.add(name=name).parameters, f"{path}.parameters", parameters, {"binary_data"})
         if parameters.get("binary_data"):
             wanted.add(name)
-    return message, (bool(given.get("parameters", {}).get("binary_data_output")), frozenset(wanted))
+    return message, (bool(body_of_request.get("parameters", {}).get("binary_data_output")), frozenset(wanted))
 
 
 def answer_of(answer: infer_pb2.ModelInferResponse, wants: Wants) -> tuple[bytes, dict[str, str]]:
@@ -111,17 +111,17 @@ def answer_of(answer: infer_pb2.ModelInferResponse, wants: Wants) -> tuple[bytes
 
 def _input(message: infer_pb2.ModelInferRequest, path: str, tensor: Any, binary: memoryview) -> int:
     """Add an input to a message; returns how many bytes of the binary tensors it took."""
-    given = _checked(path, tensor, dict)
-    datatype = _checked(f"{path}.datatype", given.get("datatype"), str)
+    values = _checked(path, tensor, dict)
+    datatype = _checked(f"{path}.datatype", values.get("datatype"), str)
     dtype = datatype_of(datatype, path)
-    shape = _checked(f"{path}.shape", given.get("shape"), list)
+    shape = _checked(f"{path}.shape", values.get("shape"), list)
     try:
         added = message.inputs.add(
-            name=_checked(f"{path}.name", given.get("name"), str), datatype=datatype, shape=shape
+            name=_checked(f"{path}.name", values.get("name"), str), datatype=datatype, shape=shape
         )
     except (TypeError, ValueError):
         raise InvalidArgumentError(f"{path}.shape", "integers", str(shape)[:80]) from None
-    parameters = given.get("parameters", {})
+    parameters = values.get("parameters", {})
     _parameters(added.parameters, f"{path}.parameters", parameters, {"binary_data_size"})
     size = parameters.get("binary_data_size")
     if size is not None:
@@ -129,7 +129,7 @@ def _input(message: infer_pb2.ModelInferRequest, path: str, tensor: Any, binary:
             raise InvalidArgumentError(f"{path}.parameters.binary_data_size", f"0 to {len(binary)}", size)
         message.raw_input_contents.append(bytes(binary[:size]))
         return size
-    data = _checked(f"{path}.data", given.get("data"), list)
+    data = _checked(f"{path}.data", values.get("data"), list)
     try:
         message.raw_input_contents.append(np.array(data, dtype).tobytes())
     except (TypeError, ValueError, OverflowError) as error:
@@ -137,9 +137,9 @@ def _input(message: infer_pb2.ModelInferRequest, path: str, tensor: Any, binary:
     return 0
 
 
-def _parameters(into: Any, path: str, given: Any, own: set[str]) -> None:
+def _parameters(into: Any, path: str, parameters: Any, own: set[str]) -> None:
     """Copy parameters, but those of the binary extension."""
-    for name, value in _checked(path, given, dict).items():
+    for name, value in _checked(path, parameters, dict).items():
         if name in own:
             continue
         if name.startswith("shared_memory"):

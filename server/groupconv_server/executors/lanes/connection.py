@@ -68,8 +68,8 @@ class LaneConnection:
             memory = self._reserve(size)
             x, _ = shard.arrays(memory)
             x[...] = task.x
-            for there, here in zip(shard.weights(memory, full=full), weights, strict=True):
-                there[...] = here
+            for shared, here in zip(shard.weights(memory, full=full), weights, strict=True):
+                shared[...] = here
         head = RUN.pack(self._number(shard), math.inf if expires is None else expires, full)
         frames.send(self._sock, FrameKind.RUN, head, () if self._local else (task.x, *weights))
         self._shard = shard

@@ -15,7 +15,7 @@ class WorkerError(InternalError):
 
 def failure(reported: bytes) -> GroupconvError:
     """The exception for the body of a FAILED frame."""
-    found = json.loads(reported)
-    if "status" in found:
-        return BY_STATUS[found["status"]](found["message"])
-    return WorkerError(found["error"], found["traceback"])
+    fields = json.loads(reported)
+    if "status" in fields:
+        return BY_STATUS[fields["status"]](fields["message"])
+    return WorkerError(fields["error"], fields["traceback"])

@@ -60,12 +60,12 @@ def prepare(membership: Membership, network: str, version: int, model: Model) ->
 
 def states(membership: Membership) -> States:
     """Who answers calls, of the workers that are ready and say it at once."""
-    found: list[tuple[str, States]] = []
+    by_worker: list[tuple[str, States]] = []
     header, job = NetworkHeader(NetworkCall("", 0, {}, ()), task="states"), Job(time.monotonic() + SECONDS)
     for slot in membership.ready():
         with contextlib.suppress(WorkerLostError, LaneBrokenError, DeadlineExceededError):
-            found.append((slot.id, _exchange(slot, header, None, job, _states) or {}))
-    return joined(found)
+            by_worker.append((slot.id, _exchange(slot, header, None, job, _states) or {}))
+    return joined(by_worker)
 
 
 def _header(call: NetworkCall, job: Job) -> NetworkHeader:

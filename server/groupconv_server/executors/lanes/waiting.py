@@ -35,7 +35,7 @@ def first_done(flights: Collection[Flight], seconds: float | None, carrier: Carr
         if calls and carrier is not None and (done := carrier.first_done(calls, 0)):
             return done
         wait = min(limit - time.monotonic(), POLL if calls else math.inf)
-        if found := poll.poll(None if math.isinf(wait) else math.ceil(max(0.0, wait) * 1e3)):
-            return connections[found[0][0]]
+        if ready := poll.poll(None if math.isinf(wait) else math.ceil(max(0.0, wait) * 1e3)):
+            return connections[ready[0][0]]
         if time.monotonic() >= limit:
             return None

@@ -76,13 +76,13 @@ class ClusterMembership(Membership):
         count, limit = self._places.workers or 1, begun + seconds
         self._watcher.start()
         with self._changed:
-            while (there := len(self.ready())) < count:
-                if partly and self._settled() and (there or time.monotonic() - begun > JOINING):
-                    log.warning("starting with %d of %d workers; %s", there, count, self.trouble())
+            while (present := len(self.ready())) < count:
+                if partly and self._settled() and (present or time.monotonic() - begun > JOINING):
+                    log.warning("starting with %d of %d workers; %s", present, count, self.trouble())
                     return
                 left = limit - time.monotonic()
                 if left <= 0:
-                    raise UnavailableError(f"{there} of {count} workers came up in time; {self.trouble()}")
+                    raise UnavailableError(f"{present} of {count} workers came up in time; {self.trouble()}")
                 self._changed.wait(min(left, TICK if partly else 1.0))
 
     def _settled(self) -> bool:

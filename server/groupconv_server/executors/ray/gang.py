@@ -109,7 +109,7 @@ class RayGang:
             for (slot, actor), key, mine, flight in zip(network.workers, network.keys, arrays, flights, strict=True):
                 slot.sent(flight)
                 answers.append(_sent(actor, key, number, expires, flight.number, *mine))
-            found = self._wait(answers, job)
+            results = self._wait(answers, job)
         except BaseException as error:
             lost = self._end(network, flights, answers)
             for (slot, _), flight in zip(network.workers, flights, strict=True):
@@ -122,7 +122,7 @@ class RayGang:
             raise
         for (slot, _), flight in zip(network.workers, flights, strict=True):
             slot.landed(flight)
-        return _put_together(network, found, brought, into)
+        return _put_together(network, results, brought, into)
 
     def _wait(self, answers: Sequence[Any], job: Job) -> list[tuple[list[Array], float]]:
         """The answers of all workers.
@@ -138,8 +138,8 @@ class RayGang:
                 raise failed
             job.poll()
             job.check()
-        found: list[tuple[list[Array], float]] = ray.get(list(answers))
-        return found
+        results: list[tuple[list[Array], float]] = ray.get(list(answers))
+        return results
 
     def _end(self, network: RayNetwork, flights: Sequence[NetworkFlight], answers: Sequence[Any]) -> bool:
         """End a run on the workers that have it: they may wait for one that has failed, or was sent nothing.
@@ -160,7 +160,7 @@ class RayGang:
     def _failure(answer: Any) -> InternalError | None:
         """Why a part has no outputs."""
         try:
-            found = ray.get(answer)
+            result = ray.get(answer)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, GangLostError):
@@ -169,7 +169,7 @@ class RayGang:
             return InternalError(f"a part failed: {text}")
         except RayError as error:
             return GangLostError(str(error).splitlines()[0])
-        return None if found is not None else GangLostError("a worker does not have its part")
+        return None if result is not None else GangLostError("a worker does not have its part")
 
     @staticmethod
     def _is_lost(answer: Any, late: Sequence[Any]) -> bool:
@@ -198,21 +198,21 @@ def _sent(actor: Any, *arguments: Any) -> Any:
 
 
 def _put_together(
-    network: RayNetwork, found: Sequence[tuple[list[Array], float]], brought: Sequence[int], into: Mapping[str, Array]
+    network: RayNetwork, results: Sequence[tuple[list[Array], float]], brought: Sequence[int], into: Mapping[str, Array]
 ) -> tuple[dict[str, Array], list[PartRun]]:
     """The outputs from their parts."""
     pieces: dict[str, list[tuple[Any, Array]]] = {}
     runs = []
-    for part, (arrays, seconds), inputs in zip(network.parts, found, brought, strict=True):
+    for part, (arrays, seconds), inputs in zip(network.parts, results, brought, strict=True):
         for (name, box), array in zip(part.outputs, arrays, strict=True):
             pieces.setdefault(name, []).append((box, array))
         runs.append(PartRun(seconds, inputs + sum(array.nbytes for array in arrays)))
     outputs = {}
     for name, several in pieces.items():
         stops = [max(box.ranges[axis].stop for box, _ in several) for axis in range(several[0][1].ndim)]
-        given = into.get(name)
-        fits = given is not None and (list(given.shape), given.dtype) == (stops, several[0][1].dtype)
-        whole = given if given is not None and fits else np.empty(stops, several[0][1].dtype)
+        destination = into.get(name)
+        fits = destination is not None and (list(destination.shape), destination.dtype) == (stops, several[0][1].dtype)
+        whole = destination if destination is not None and fits else np.empty(stops, several[0][1].dtype)
         for box, array in several:
             whole[box.slices] = array
         outputs[name] = whole

@@ -94,7 +94,7 @@ def _connect(workers: Workers, keys: Sequence[PartKey], part: PartInfo, secret: 
     actors = [actor for _, actor in workers]
     firsts = {node: nodes.index(node) for node in nodes}
     shared = ray.get([actors[n].share_part.remote(keys[n]) for n in firsts.values()])
-    for refused in (found for found in shared if isinstance(found, str)):
+    for refused in (listening for listening in shared if isinstance(listening, str)):
         raise UncutError(refused)
     handles = dict(zip(firsts, shared, strict=True))
     _expect_none(
@@ -107,8 +107,8 @@ def _connect(workers: Workers, keys: Sequence[PartKey], part: PartInfo, secret: 
         _reach(actors, keys, {(s, r) for s, r in everyone if nodes[s] == nodes[r]})
     pairs = {(s, r) for s, r in everyone if nodes[s] != nodes[r]}
     receivers = sorted({receiver for _, receiver in pairs})
-    found = ray.get([actors[n].part_address.remote(keys[n], secret) for n in receivers])
-    addresses = dict(zip(receivers, found, strict=True))
+    listening = ray.get([actors[n].part_address.remote(keys[n], secret) for n in receivers])
+    addresses = dict(zip(receivers, listening, strict=True))
     _expect_none(
         actors[n].link_part.remote(keys[n], {r: addresses[r] for s, r in pairs if s == n}, secret)
         for n in sorted({sender for sender, _ in pairs})
@@ -122,10 +122,12 @@ def _reach(actors: Sequence[Any], keys: Sequence[PartKey], pairs: set[tuple[int,
         RayError: a worker was lost.
     """
     receivers = sorted({receiver for _, receiver in pairs})
-    found = dict(zip(receivers, ray.get([actors[n].export_part.remote(keys[n]) for n in receivers]), strict=True))
+    exported = dict(zip(receivers, ray.get([actors[n].export_part.remote(keys[n]) for n in receivers]), strict=True))
     ray.get(
         [
-            actors[n].reach_part.remote(keys[n], {r: found[r] for s, r in pairs if s == n and found[r] is not None})
+            actors[n].reach_part.remote(
+                keys[n], {r: exported[r] for s, r in pairs if s == n and exported[r] is not None}
+            )
             for n in sorted({sender for sender, _ in pairs})
         ]
     )
@@ -141,12 +143,12 @@ def _prepared(
             actor.prepare_part.remote(key, choice, sent)
             for (_, actor), key, sent in zip(workers, keys, data, strict=True)
         ]
-        found: list[PartInfo | str | None] = ray.get(answers)
-        data = [model.data if answer == MODEL_MISSING else None for answer in found]
-        for answer in found:
+        prepared: list[PartInfo | str | None] = ray.get(answers)
+        data = [model.data if answer == MODEL_MISSING else None for answer in prepared]
+        for answer in prepared:
             if isinstance(answer, str) and answer != MODEL_MISSING:
                 raise UncutError(answer)
-        infos = tuple(answer for answer in found if isinstance(answer, PartInfo))
+        infos = tuple(answer for answer in prepared if isinstance(answer, PartInfo))
         if len(infos) == len(workers):
             if len(kinds := sorted({info.kind for info in infos})) > 1:
                 raise UncutError(f"workers do not exchange boxes with each other: {', '.join(kinds)}")

@@ -32,7 +32,7 @@ def measure_limit(lane: Lane, actor: Any) -> int:
     """
     connection = lane.take()
     try:
-        before, found = 0.0, LARGEST
+        before, limit = 0.0, LARGEST
         for size in SIZES:
             x = np.zeros(size, np.uint8)
             out = np.empty_like(x)
@@ -43,15 +43,15 @@ def measure_limit(lane: Lane, actor: Any) -> int:
             ratio = math.log(_fastest(lambda: connection.echo(x, out)) / _fastest(through_ray))  # noqa: B023 - used within this iteration
             if ratio > 0:  # Ray is faster from where the ratio, linear over the logarithm of the size, crosses 1
                 back = ratio / (ratio - before) if before < 0 else math.inf
-                found = LEAST if math.isinf(back) else max(LEAST, int(2 * size / (size / (size >> 4)) ** back))
+                limit = LEAST if math.isinf(back) else max(LEAST, int(2 * size / (size / (size >> 4)) ** back))
                 break
             before = ratio
     except MemoryError as error:
         log.warning("a lane has no shared memory: %s", error)
-        found = LEAST
+        limit = LEAST
     finally:
         lane.drop(connection)  # its memory is larger than most shards need
-    return found
+    return limit
 
 
 def _fastest(call: Callable[[], None]) -> float:

@@ -50,11 +50,11 @@ def states(membership: ClusterMembership) -> States:
     if not asked:
         return {}
     answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
-    found: list[tuple[str, States]] = []
+    by_worker: list[tuple[str, States]] = []
     for answer in answers:
         with contextlib.suppress(RayError):  # the worker is lost
-            found.append((asked[answer], ray.get(answer)))
-    return joined(found)
+            by_worker.append((asked[answer], ray.get(answer)))
+    return joined(by_worker)
 
 
 def _filled(ran: NetworkRun, into: Mapping[str, Array]) -> NetworkRun:
@@ -84,11 +84,11 @@ def _attempt(
                 if job.poll():
                     actor.drop.options(concurrency_group=CONTROL).remote(number)
                     job.check()
-            found: NetworkRun | None = ray.get(answer)
+            ran: NetworkRun | None = ray.get(answer)
         except RayError as error:
             raise failure(error, slot.id) from None
-        if found is not None:
-            return found
+        if ran is not None:
+            return ran
     raise WorkerLostError("it does not keep the model it was sent")
 
 

@@ -47,12 +47,12 @@ def processes(folder: str) -> list[int]:
         folder: the value of `VARIABLE` in their environment.
     """
     wanted = f"{VARIABLE}={folder}".encode()
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # another user's, or gone
             if wanted in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def kill(folder: str) -> None:

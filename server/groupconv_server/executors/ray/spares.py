@@ -73,11 +73,11 @@ class Spares:
 
     def take(self, place: WorkerPlace) -> Any | None:
         """An actor for a place, which may still be starting; None if there is no spare for it."""
-        found = next((spare for spare in self._spares if spare.place == _kind(place)), None)
-        if found is None:
+        match = next((spare for spare in self._spares if spare.place == _kind(place)), None)
+        if match is None:
             return None
-        self._spares.remove(found)
-        return found.actor
+        self._spares.remove(match)
+        return match.actor
 
     def fill(self, places: Sequence[WorkerPlace]) -> None:
         """Start the spares that are missing.

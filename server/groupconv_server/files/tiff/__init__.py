@@ -91,18 +91,18 @@ def _select(file: Any, path: Path, image: str | None) -> tuple[Any, tuple[str, .
     number, _, level = (image or "0").partition("/")
     series, at = int(number), int(level or 0)
     if series >= len(file.series) or at >= len(file.series[series].levels):
-        there = ", ".join(f":{i}/{k}" for i, s in enumerate(file.series) for k in range(len(s.levels)))
-        raise InvalidArgumentError("input", f"an image and level of this file (:IMAGE/LEVEL): {there}", path.name)
+        choices = ", ".join(f":{i}/{k}" for i, s in enumerate(file.series) for k in range(len(s.levels)))
+        raise InvalidArgumentError("input", f"an image and level of this file (:IMAGE/LEVEL): {choices}", path.name)
     base, levels = split(path)[0].name, len(file.series[series].levels)
     notes = []
     if image is None and len(file.series) > 1:
         notes.append(f"{base}: took image 0 of {len(file.series)}; for another one, {base}:1")
     if not level and levels > 1:
         notes.append(f"{base}: took level 0 of {levels}; for another one, {base}:{series}/1")
-    found = file.series[series].levels[at]
-    if file.is_ome and (missing := missing_planes(found)):
-        notes.append(f"{base}: {missing} of {len(found)} planes are in no file here; they are read as zeros")
-    return found, tuple(notes)
+    selected = file.series[series].levels[at]
+    if file.is_ome and (missing := missing_planes(selected)):
+        notes.append(f"{base}: {missing} of {len(selected)} planes are in no file here; they are read as zeros")
+    return selected, tuple(notes)
 
 
 @contextmanager
@@ -172,12 +172,12 @@ def _planes(layout: Layout, metadata: Metadata, *, ome: bool) -> str:
     for axis in layout.axes:
         letter = "S" if axis.kind == "C" and metadata.planar else "T" if axis.kind == "N" else axis.kind
         letters.append("Q" if letter in letters else letter)
-    found = "".join(letters)
+    order = "".join(letters)
     # Tiles are written sample by sample. If other axes come between, only contiguous pixels keep the order.
     mixed = layout.samples != tuple(range(len(layout.samples)))
-    if not (metadata.planar or "C" in metadata.axes or mixed) or not found.endswith("YX") or (ome and "Q" in found):
+    if not (metadata.planar or "C" in metadata.axes or mixed) or not order.endswith("YX") or (ome and "Q" in order):
         return ""
-    return found if found.endswith("SYX") or ("C" in found and "S" not in found) else ""
+    return order if order.endswith("SYX") or ("C" in order and "S" not in order) else ""
 
 
 def _pages(layout: Layout, *, ome: bool) -> tuple[str, tuple[int, ...]]:

@@ -45,10 +45,10 @@ def decoded(page: Any, array: Any, axes: str, metadata: Metadata) -> tuple[Any, 
         return _colored(page, array, axes, metadata)
     whole = dtype == np.uint8 and page.samplesperpixel >= 3 and "S" in axes and not page.is_subsampled
     if name in READ_BY_PILLOW and whole:
-        made = Recolored(array, axes.index("S"), functools.partial(_by_pillow, READ_BY_PILLOW[name]))
+        recolored = Recolored(array, axes.index("S"), functools.partial(_by_pillow, READ_BY_PILLOW[name]))
         icc = metadata.icc_profile if name == "YCBCR" else b""
         notes = (*metadata.notes, f"{name}: read as RGB")
-        return made, axes, replace(metadata, photometric="rgb", icc_profile=icc, notes=notes)
+        return recolored, axes, replace(metadata, photometric="rgb", icc_profile=icc, notes=notes)
     expected = "photometric interpretation MINISBLACK, MINISWHITE, RGB, PALETTE, SEPARATED, or 8-bit YCBCR or CIELAB"
     how = " (or --axes, to convolve the numbers as they are)"
     raise InvalidArgumentError("input", expected + how, f"{name} of {dtype}")

@@ -86,8 +86,8 @@ def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) ->
         options["planarconfig"] = "contig"
     if extra := samples - colors:
         last = "assocalpha" if metadata.alpha == "associated" else "unassalpha"
-        made = ["unspecified"] * (extra - alpha) + [last] * alpha
-        options["extrasamples"] = list(metadata.extrasamples) if len(metadata.extrasamples) == extra else made
+        extrasamples = ["unspecified"] * (extra - alpha) + [last] * alpha
+        options["extrasamples"] = list(metadata.extrasamples) if len(metadata.extrasamples) == extra else extrasamples
     held = ["planar"]
     if metadata.icc_profile:
         options["iccprofile"] = metadata.icc_profile
@@ -130,11 +130,11 @@ def _units(metadata: Metadata) -> set[str]:
 
 def _dpi(page: Any) -> tuple[float, float] | None:
     unit = int(getattr(page.tags.get("ResolutionUnit"), "value", INCH))
-    found = [page.tags.get(name) for name in ("XResolution", "YResolution")]
-    if unit not in (INCH, CENTIMETER) or not all(found):
+    tags = [page.tags.get(name) for name in ("XResolution", "YResolution")]
+    if unit not in (INCH, CENTIMETER) or not all(tags):
         return None
     scale = 2.54 if unit == CENTIMETER else 1.0
-    values = [tag.value[0] / tag.value[1] * scale if tag.value[1] else 0.0 for tag in found]
+    values = [tag.value[0] / tag.value[1] * scale if tag.value[1] else 0.0 for tag in tags]
     return (values[0], values[1]) if min(values) > 0 and values != [1.0, 1.0] else None
 
 

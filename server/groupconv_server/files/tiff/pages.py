@@ -24,8 +24,10 @@ def check_complete(file: Any, path: Path) -> None:
     handle.seek(last.offset)
     (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
     handle.seek(last.offset + tiff.tagnosize + tags * tiff.tagsize)
-    found = handle.read(tiff.offsetsize)
-    (following,) = struct.unpack(tiff.offsetformat, found) if len(found) == tiff.offsetsize else (handle.size,)
+    following_bytes = handle.read(tiff.offsetsize)
+    (following,) = (
+        struct.unpack(tiff.offsetformat, following_bytes) if len(following_bytes) == tiff.offsetsize else (handle.size,)
+    )
     if following >= handle.size:
         got = f"{path.name}, whose page {count} goes on with one behind the end of the file"
         raise InvalidArgumentError("input", f"a complete TIFF, or {path.name}:0 for what is there", got)

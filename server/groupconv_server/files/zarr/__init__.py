@@ -67,13 +67,13 @@ def create_output(
     dtype = np.dtype(dtype.str)  # Zarr knows one of C's two integers of 64 bits; TIFF files have the other one
     chunks = chunks_for(layout, dtype)
     with replaced(path) as new, settled():
-        made = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
-        made["dimension_names"] = [axis.name for axis in layout.axes]
+        arguments = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
+        arguments["dimension_names"] = [axis.name for axis in layout.axes]
         if image:
             group = zarr.create_group(store=str(new))
-            array = group.create_array("0", **made)
+            array = group.create_array("0", **arguments)
         else:
-            array = zarr.create_array(store=str(new), **made)
+            array = zarr.create_array(store=str(new), **arguments)
         held = ("pixel_sizes", "origin", "channel_names", "channel_colors") if image else ()
         yield Created(BlockWriter(View(array, layout), chunks), layout.axes, missing("Zarr", metadata.left_out(*held)))
         if image:

@@ -23,13 +23,13 @@ def candidates(node: Node, graph: Graph, per_node: Sequence[int]) -> list[Candid
     """
     workers = sum(per_node)
     shapes = {name: graph.tensors[name].shape for name in node.outputs if name}
-    found: list[Candidate] = [{name: Cut.on(shape, workers) for name, shape in shapes.items()}]
+    options: list[Candidate] = [{name: Cut.on(shape, workers) for name, shape in shapes.items()}]
     if workers == 1:
-        return found
-    found.append({name: Cut.replicated(shape, workers) for name, shape in shapes.items()})
+        return options
+    options.append({name: Cut.replicated(shape, workers) for name, shape in shapes.items()})
     first = next(iter(shapes.values()))
     if len({len(shape) for shape in shapes.values()}) > 1:
-        return found
+        return options
     for axis in range(min(len(first), 4)):
         if min(shape[axis] for shape in shapes.values()) < 2:
             continue
@@ -38,8 +38,8 @@ def candidates(node: Node, graph: Graph, per_node: Sequence[int]) -> list[Candid
             for name, shape in shapes.items():
                 step = _step(node, shape[1], sharing) if axis == 1 else 1
                 cuts[name] = Cut.along(shape, axis, even(shape[axis], sharing, step)).over(workers)
-            found.append(cuts)
-    return found
+            options.append(cuts)
+    return options
 
 
 def _step(node: Node, channels: int, workers: int) -> int:

@@ -74,11 +74,13 @@ class Costs:
             >>> Costs.of([]) == Costs(Rates())
             True
         """
-        found = list(measured) or [Rates()]
-        slowest = min(found, key=lambda rates: rates.link)
+        rates_of_workers = list(measured) or [Rates()]
+        slowest = min(rates_of_workers, key=lambda rates: rates.link)
         if math.isinf(slowest.link):
-            return cls(median(found))
-        return cls(median(found), between_nodes=Interconnect(slowest.link, slowest.latency / 2))  # there, and not back
+            return cls(median(rates_of_workers))
+        return cls(
+            median(rates_of_workers), between_nodes=Interconnect(slowest.link, slowest.latency / 2)
+        )  # there, and not back
 
     def node_seconds(self, local: LocalNode, graph: Graph) -> float:
         """Predicted seconds of a node on one worker: its multiply-adds, and the bytes that it reads and writes."""
@@ -94,12 +96,12 @@ class Costs:
 
 def _work(local: LocalNode, graph: Graph) -> int:
     """Multiply-adds of the part."""
-    node, made, read = local.node, local.makes[0], local.reads[0] if local.reads else None
-    if made is None or read is None or len(node.inputs) < 2 or not node.inputs[1]:
+    node, output, read = local.node, local.makes[0], local.reads[0] if local.reads else None
+    if output is None or read is None or len(node.inputs) < 2 or not node.inputs[1]:
         return 0
     weights = graph.tensors[node.inputs[1]].shape
     transposed = bool(node.attributes.get("transA"))
-    return multiply_adds(node.op, read.shape, weights, made.shape, transposed=transposed)
+    return multiply_adds(node.op, read.shape, weights, output.shape, transposed=transposed)
 
 
 def _class_of(node: Node, graph: Graph) -> int:

@@ -34,15 +34,15 @@ def cheapest(sizes: Sequence[int], costs: Sequence[tuple[tuple[int, ...], Costs]
     """
     tables = _Tables(sizes, costs)
     fixed: dict[int, int] = {}
-    made: list[tuple[tuple[int, ...], NDArray[np.intp]]] = []
+    eliminated: list[tuple[tuple[int, ...], NDArray[np.intp]]] = []
     while tables.of:
         variable = min(tables.of, key=lambda v: (tables.entries(v), v))
         if tables.entries(variable) > LARGEST:
             variable = max(tables.scope(variable), key=lambda v: (len(tables.of[v]), v))
             fixed[variable] = tables.fix(variable)
         else:
-            made.append(tables.eliminate(variable))
-    for names, best in reversed(made):
+            eliminated.append(tables.eliminate(variable))
+    for names, best in reversed(eliminated):
         fixed[names[-1]] = int(best[tuple(fixed[name] for name in names[:-1])])
     return [fixed[variable] for variable in range(len(sizes))]
 
@@ -100,13 +100,13 @@ class _Tables:
 
     def _taken(self, variable: int) -> list[tuple[tuple[int, ...], Costs]]:
         """Remove a variable, and its tables."""
-        found = []
+        taken = []
         for number in self.of.pop(variable):
             names, table = self._tables.pop(number)
-            found.append((names, table))
+            taken.append((names, table))
             for name in names:
                 self.of.get(name, set()).discard(number)
-        return found
+        return taken
 
 
 def _spread(names: tuple[int, ...], table: Costs, wanted: tuple[int, ...]) -> Costs:

@@ -54,19 +54,19 @@ def plan_network(
     counts = (
         [workers] if given else sorted({1, most, min(most, per_node[0]), *(2**k for k in range(1, most.bit_length()))})
     )
-    found = {count: search(graph, _first(per_node, count), costs, given) for count in counts}
-    best = min(found, key=lambda count: (found[count].seconds, count))
-    cuts = found[best].cuts
+    searched = {count: search(graph, _first(per_node, count), costs, given) for count in counts}
+    best = min(searched, key=lambda count: (searched[count].seconds, count))
+    cuts = searched[best].cuts
     used = _first(per_node, best)
     sent, between, received = traffic(graph, cuts, used)
     plan = NetworkCuts(
         workers,
-        _tensors(graph, found[best], sent),
-        found[best].seconds,
-        tuple((count, found[count].seconds) for count in counts),
+        _tensors(graph, searched[best], sent),
+        searched[best].seconds,
+        tuple((count, searched[count].seconds) for count in counts),
         received,
         sum(graph.tensors[name].nbytes for name in graph.outputs),
-        "the cuts were given" if given else _reason(found, best, workers, in_flight),
+        "the cuts were given" if given else _reason(searched, best, workers, in_flight),
         tuple(per_node),
         between,
     )
@@ -84,21 +84,21 @@ def _first(per_node: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(min(node, count - begin) for node, begin in zip(per_node, begins, strict=False) if begin < count)
 
 
-def _reason(found: Mapping[int, Found], best: int, workers: int, in_flight: int) -> str:
-    exchanges = sum(cost.received for cost in found[best].nodes)
+def _reason(searched: Mapping[int, Found], best: int, workers: int, in_flight: int) -> str:
+    exchanges = sum(cost.received for cost in searched[best].nodes)
     if best == 1 and in_flight >= workers:
         return f"{in_flight} calls at a time on {workers} workers: each is whole on one, and nothing crosses"
     if best == 1:
         return "one worker alone is fastest: exchanges would take longer than they save"
-    gain = found[1].seconds / found[best].seconds
+    gain = searched[1].seconds / searched[best].seconds
     return f"{gain:.2f} × as fast as one worker; input and exchanges take {milliseconds(exchanges)} of the time"
 
 
-def _tensors(graph: Graph, found: Found, sent: Mapping[str, int]) -> tuple[TensorCut, ...]:
+def _tensors(graph: Graph, chosen: Found, sent: Mapping[str, int]) -> tuple[TensorCut, ...]:
     tensors = []
-    for node, cost in zip(graph.nodes, found.nodes, strict=True):
+    for node, cost in zip(graph.nodes, chosen.nodes, strict=True):
         for i, name in enumerate(name for name in node.outputs if name):
-            boxes = [None if box is None else _pairs(box) for box in found.cuts[name].boxes]
+            boxes = [None if box is None else _pairs(box) for box in chosen.cuts[name].boxes]
             times = (cost.seconds, cost.received) if i == 0 else (0.0, 0.0)
             tensors.append(
                 TensorCut(
@@ -106,7 +106,7 @@ def _tensors(graph: Graph, found: Found, sent: Mapping[str, int]) -> tuple[Tenso
                     node.op,
                     name,
                     graph.tensors[name].shape,
-                    str(found.cuts[name]),
+                    str(chosen.cuts[name]),
                     tuple(boxes),
                     sent.get(name, 0),
                     *times,

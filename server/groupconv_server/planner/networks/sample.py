@@ -45,10 +45,10 @@ class Sample:
         workers: list[int] = []
         starts, alike, members = [], [], []
         for node in chosen:
-            found, weights = _spread(nodes[node], WORKERS if len(nodes) == 1 else SEVERAL)
+            sampled, weights = _spread(nodes[node], WORKERS if len(nodes) == 1 else SEVERAL)
             starts.append(len(workers))
             members.append(range(begins[node], begins[node + 1]))
-            workers += [begins[node] + worker for worker in found]
+            workers += [begins[node] + worker for worker in sampled]
             alike += weights
         return cls(tuple(workers), tuple(members), tuple(starts), np.array(alike), np.array(node_weights))
 
@@ -65,6 +65,6 @@ class Sample:
 
 def _spread(count: int, most: int) -> tuple[list[int], list[float]]:
     """Numbers below `count`: the first, the last and some between, and how many each stands for."""
-    found = sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-    inner = len(found) - 2
-    return found, [1.0 if i in (0, count - 1) else (count - 2) / inner for i in found]
+    indices = sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+    inner = len(indices) - 2
+    return indices, [1.0 if i in (0, count - 1) else (count - 2) / inner for i in indices]

@@ -80,12 +80,12 @@ class _Option:
     def held_by_nodes(self, name: str) -> list[Box | None]:
         """The smallest box that has all that each worker's node makes of an output."""
         boxes = self.cuts[name].boxes
-        found: list[Box | None] = []
+        held: list[Box | None] = []
         ends = (*self._sample.starts[1:], len(self._sample.workers))
         for members, start, end in zip(self._sample.members, self._sample.starts, ends, strict=True):
-            made = {box for box in boxes[members.start : members.stop] if box is not None}
-            found += [reduce(Box.joined, made) if made else None] * (end - start)
-        return found
+            of_node = {box for box in boxes[members.start : members.stop] if box is not None}
+            held += [reduce(Box.joined, of_node) if of_node else None] * (end - start)
+        return held
 
     def senders(self, name: str) -> tuple[int, float]:
         """How many workers make parts of an output, and how many nodes."""
@@ -95,15 +95,15 @@ class _Option:
 
     def needs(self, name: str) -> list[Box | None]:
         """The box of a tensor that each of these workers reads."""
-        found: list[Box | None] = []
+        needed: list[Box | None] = []
         for local in self.local:
             read = None
             if local is not None:
                 for own, box in zip(local.node.inputs, local.reads, strict=True):
                     if own == name and box is not None:
                         read = box if read is None else read.joined(box)
-            found.append(read)
-        return found
+            needed.append(read)
+        return needed
 
 
 def search(graph: Graph, per_node: Sequence[int], costs: Costs, given: Mapping[str, Cut] | None = None) -> Found:
@@ -141,27 +141,27 @@ def search(graph: Graph, per_node: Sequence[int], costs: Costs, given: Mapping[s
     received = [own[i][k] - options[i][k].seconds for i, k in enumerate(chosen)]
     for (a, b, _), table in tables.items():
         received[b] += table[chosen[a], chosen[b]]
-    found = tuple(
+    node_costs = tuple(
         NodeCost(options[i][k].seconds, float(seconds))
         for i, (k, seconds) in enumerate(zip(chosen, received, strict=True))
     )
     back = sum(graph.tensors[name].nbytes for name in graph.outputs)
-    return Found(cuts, found, costs.coordinator_seconds(back, sum(per_node)))
+    return Found(cuts, node_costs, costs.coordinator_seconds(back, sum(per_node)))
 
 
 def _exchange_table(
-    tensor: Tensor, made: list[_Option], read: list[_Option], sample: Sample, costs: Costs
+    tensor: Tensor, makers: list[_Option], readers: list[_Option], sample: Sample, costs: Costs
 ) -> NDArray[np.float64]:
     """Seconds of the exchange of a tensor for each cut of its node, and each of the node that reads it."""
     name = tensor.name
-    need = np.stack([_bounds(option.needs(name), tensor) for option in read])[None]
-    own = np.stack([_bounds(option.held(name), tensor) for option in made])[:, None]
-    neighbors = np.stack([_bounds(option.held_by_nodes(name), tensor) for option in made])[:, None]
+    need = np.stack([_bounds(option.needs(name), tensor) for option in readers])[None]
+    own = np.stack([_bounds(option.held(name), tensor) for option in makers])[:, None]
+    neighbors = np.stack([_bounds(option.held_by_nodes(name), tensor) for option in makers])[:, None]
     on_node = _common(need, neighbors)
     within = (on_node - _common(need, own)) * tensor.dtype.itemsize
     between = sample.of_nodes((_common(need, need) - on_node) * tensor.dtype.itemsize)
     workers, nodes = (
-        np.array(counts)[:, None] for counts in zip(*(option.senders(name) for option in made), strict=True)
+        np.array(counts)[:, None] for counts in zip(*(option.senders(name) for option in makers), strict=True)
     )
     return np.maximum(
         costs.within_node.seconds(within.max(-1), sample.total(within), workers),
