@@ -32,8 +32,8 @@ def bounded(limit: int, size: Callable[[Any], int]) -> Callable[[Callable[..., V
         >>> made
         [10, 20, 30, 20, 10000, 10000]
     """
-    kept: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(limit, getsizeof=lambda value: ENTRY + size(value))
-    return cachetools.cached(kept, lock=threading.Lock())
+    cache: cachetools.LRUCache[Any, Any] = cachetools.LRUCache(limit, getsizeof=lambda value: ENTRY + size(value))
+    return cachetools.cached(cache, lock=threading.Lock())
 
 
 def arrays_bytes(value: Any) -> int:

@@ -18,8 +18,8 @@ def digest(*patterns: str) -> str:
         >>> len(digest("kernels/*.py")), digest("kernels/*.py") == digest("engines/*.py")
         (12, False)
     """
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in HERE.glob(pattern)):
         content = path.read_bytes()
-        found.update(f"{path.relative_to(HERE).as_posix()} {len(content)}\n".encode() + content)
-    return found.hexdigest()[:12]
+        hashed.update(f"{path.relative_to(HERE).as_posix()} {len(content)}\n".encode() + content)
+    return hashed.hexdigest()[:12]

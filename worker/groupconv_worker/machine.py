@@ -13,7 +13,7 @@ def memory() -> int:
         >>> memory() > 2**20
         True
     """
-    found: int = psutil.virtual_memory().total
+    nbytes: int = psutil.virtual_memory().total
     with contextlib.suppress(OSError, ValueError):  # no limit, or another version of cgroups
-        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return found
+        nbytes = min(nbytes, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return nbytes

@@ -50,14 +50,14 @@ def copy(source: Array, target: Array) -> Array:
 def pad(x: Array, padding: tuple[tuple[int, int], ...], mode: str) -> Array:
     """x (N, C, *input) with padding around each channel, as `numpy.pad` makes it."""
     padded = tuple(h + low + high for h, (low, high) in zip(x.shape[2:], padding, strict=True))
-    made = np.empty((*x.shape[:2], *padded), x.dtype)
+    padded_x = np.empty((*x.shape[:2], *padded), x.dtype)
     each = max(1, PIECE // math.prod(padded))
     for n in range(len(x)):
         for start in range(0, x.shape[1], each):
             current().check()
             some = slice(start, start + each)
-            made[n, some] = np.pad(x[n, some], ((0, 0), *padding), mode=mode)  # type: ignore[call-overload]
-    return made
+            padded_x[n, some] = np.pad(x[n, some], ((0, 0), *padding), mode=mode)  # type: ignore[call-overload]
+    return padded_x
 
 
 def erf(x: Array) -> Array:
@@ -69,8 +69,8 @@ def erf(x: Array) -> Array:
     """
     from scipy import special
 
-    found: Array = special.erf(x)
-    return found
+    values: Array = special.erf(x)
+    return values
 
 
 def apply(y: Array, activation: Activation | None) -> None:

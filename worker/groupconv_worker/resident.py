@@ -101,10 +101,10 @@ class ResidentKernels:
             key: which part.
             problem: of one sample (`of_one_sample`), as kernels serve any batch.
         """
-        kept = self._kept.get((key, problem))
-        if kept is not None:
-            kept.used = next(self.clock)
-        return kept
+        kernel = self._kept.get((key, problem))
+        if kernel is not None:
+            kernel.used = next(self.clock)
+        return kernel
 
     def add(self, key: ResidentKey, problem: Problem, prepared: Prepared) -> ResidentKernel | None:
         """Keep a kernel, in place of the least recently used ones where there is no room.
@@ -112,34 +112,34 @@ class ResidentKernels:
         Returns:
             The kernel in the store, which is another thread's if that was faster; None if it is too large.
         """
-        made = ResidentKernel(self, prepared)
+        new = ResidentKernel(self, prepared)
         with self._lock:
-            kept = self._kept.get((key, problem))
-            if kept is None and made.size <= self.capacity:
-                while self.bytes + made.size > self.capacity:
+            kernel = self._kept.get((key, problem))
+            if kernel is None and new.size <= self.capacity:
+                while self.bytes + new.size > self.capacity:
                     self._drop(min(self._kept, key=lambda k: self._kept[k].used))
-                kept = self._kept[key, problem] = made
-                self.bytes += made.size
-        if kept is made and type(prepared) is InterimKernel:
-            prepared.improvement.then(lambda: self._replace((key, problem), made))
-        return kept
+                kernel = self._kept[key, problem] = new
+                self.bytes += new.size
+        if kernel is new and type(prepared) is InterimKernel:
+            prepared.improvement.then(lambda: self._replace((key, problem), new))
+        return kernel
 
     def forget(self, layer: str, version: int) -> None:
         """Drop every part of a layer's version."""
         with self._lock:
-            for found in [k for k in self._kept if (k[0].layer, k[0].version) == (layer, version)]:
-                self._drop(found)
+            for key in [k for k in self._kept if (k[0].layer, k[0].version) == (layer, version)]:
+                self._drop(key)
 
-    def _replace(self, key: tuple[ResidentKey, Problem], kept: ResidentKernel) -> None:
+    def _replace(self, key: tuple[ResidentKey, Problem], kernel: ResidentKernel) -> None:
         """Drop a kernel, if it is still here, as a better one can be prepared: the next shard does so."""
         with self._lock:
-            if self._kept.get(key) is kept:
+            if self._kept.get(key) is kernel:
                 self._drop(key)
 
     def _drop(self, key: tuple[ResidentKey, Problem]) -> None:
-        kept = self._kept.pop(key)
-        self.bytes -= kept.size
-        kept.prepared = None
+        kernel = self._kept.pop(key)
+        self.bytes -= kernel.size
+        kernel.prepared = None
 
 
 @functools.lru_cache(maxsize=4096)

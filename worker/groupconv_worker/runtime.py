@@ -73,8 +73,10 @@ class WorkerRuntime:
         """
         new = False
         for stage in stages:
-            kept = stage.kept
-            if stage.key is not None and (kept is None or kept.store is not self.resident or kept.prepared is None):
+            kernel = stage.kept
+            if stage.key is not None and (
+                kernel is None or kernel.store is not self.resident or kernel.prepared is None
+            ):
                 stage.keep(self.resident.find(stage.key, stage.one))
                 new = new or stage.kept is None
         if among is None:
@@ -162,9 +164,9 @@ def run_shard(
 
 def _prepared(engine: Engine, stage: Stage, resident: ResidentKernels | None, *, borrowed: bool) -> Prepared:
     """The kernel of a stage: the one that it remembers, one of the store, or one that is prepared now."""
-    kept = stage.kept
-    if kept is not None and kept.store is resident and (prepared := kept.prepared) is not None:
-        kept.used = next(kept.store.clock)
+    kernel = stage.kept
+    if kernel is not None and kernel.store is resident and (prepared := kernel.prepared) is not None:
+        kernel.used = next(kernel.store.clock)
         return prepared
     with deferred():  # nobody waits for a compiler
         return _newly_prepared(engine, stage, resident, borrowed=borrowed)
@@ -174,8 +176,8 @@ def _newly_prepared(engine: Engine, stage: Stage, resident: ResidentKernels | No
     """The kernel of a stage that remembers none."""
     if stage.key is None or resident is None:
         return engine.prepare(stage.problem, stage.weight, stage.bias)
-    kept = resident.find(stage.key, stage.one)
-    prepared = None if kept is None else kept.prepared
+    kernel = resident.find(stage.key, stage.one)
+    prepared = None if kernel is None else kernel.prepared
     if prepared is None:
         if stage.weight.size == 0:
             raise WeightsMissingError
@@ -183,6 +185,6 @@ def _newly_prepared(engine: Engine, stage: Stage, resident: ResidentKernels | No
         if borrowed:  # engines may keep views of them
             weight, bias = weight.copy(), None if bias is None else bias.copy()
         prepared = engine.prepare(stage.one, weight, bias, resident=True)
-        kept = resident.add(stage.key, stage.one, prepared)
-    stage.keep(kept)
+        kernel = resident.add(stage.key, stage.one, prepared)
+    stage.keep(kernel)
     return prepared

@@ -39,9 +39,9 @@ class Stage:
         object.__setattr__(self, "one", self.problem if self.key is None else of_one_sample(self.problem))
         object.__setattr__(self, "kept", None)
 
-    def keep(self, kept: ResidentKernel | None) -> None:
+    def keep(self, kernel: ResidentKernel | None) -> None:
         """Remember the prepared kernel, so that the next run need not search for it."""
-        object.__setattr__(self, "kept", kept)
+        object.__setattr__(self, "kept", kernel)
 
     def __reduce__(self) -> tuple[type["Stage"], tuple[object, ...]]:
         return Stage, (self.problem, self.weight, self.bias, self.key)  # a prepared kernel stays in its process

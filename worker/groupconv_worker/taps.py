@@ -61,13 +61,13 @@ def tap_inputs(x: Any, g: Geometry, tap: tuple[int, ...], xp: ModuleType) -> Any
         before = (slice(None),) * (x.ndim - g.rank + axis)
         h, s, count = g.input[axis], g.stride[axis], g.output[axis]
         first = k * g.dilation[axis] - g.padding[axis][0]
-        found = overlap(count, s, first, h)
-        if found is not None and found[0] == slice(0, count):
-            x = x[*before, found[1]]
+        ranges = overlap(count, s, first, h)
+        if ranges is not None and ranges[0] == slice(0, count):
+            x = x[*before, ranges[1]]
         elif g.padding_mode == "zeros":
             zeros = xp.zeros((*x.shape[: len(before)], count, *x.shape[len(before) + 1 :]), x.dtype)
-            if found is not None:
-                zeros[*before, found[0]] = x[*before, found[1]]
+            if ranges is not None:
+                zeros[*before, ranges[0]] = x[*before, ranges[1]]
             x = zeros
         else:
             cells = first + s * xp.arange(count)
@@ -83,16 +83,16 @@ def outputs_by_tap(g: Geometry, axis: int) -> Iterator[Overlap]:
     """Each tap of a transposed axis that adds to outputs, with the inputs that it reads and those outputs."""
     for tap in range(g.kernel[axis]):
         at = tap * g.dilation[axis] - g.padding[axis][0]
-        if found := overlap(g.input[axis], g.stride[axis], at, g.output[axis]):
-            yield tap, *found
+        if ranges := overlap(g.input[axis], g.stride[axis], at, g.output[axis]):
+            yield tap, *ranges
 
 
 def outputs_by_input(g: Geometry, axis: int) -> Iterator[Overlap]:
     """Each input of a transposed axis that is added to outputs, with the taps that read it and those outputs."""
     for cell in range(g.input[axis]):
         at = cell * g.stride[axis] - g.padding[axis][0]
-        if found := overlap(g.kernel[axis], g.dilation[axis], at, g.output[axis]):
-            yield cell, *found
+        if ranges := overlap(g.kernel[axis], g.dilation[axis], at, g.output[axis]):
+            yield cell, *ranges
 
 
 def combinations(

@@ -128,8 +128,8 @@ class CpuEngine:
 
     def named(self, problem: Problem, name: str) -> Algorithm:
         """The algorithm of this name; the heuristic's if there is none for the problem."""
-        found = [self.separable, self.heuristic(problem, resident=False), *self.candidates(problem)]
-        return next((a for a in found if a.name == name), self.heuristic(problem, resident=True))
+        algorithms = [self.separable, self.heuristic(problem, resident=False), *self.candidates(problem)]
+        return next((a for a in algorithms if a.name == name), self.heuristic(problem, resident=True))
 
     def _general(self, problem: Problem) -> Algorithm:
         """The best of those that need nothing compiled."""
@@ -158,8 +158,8 @@ class CpuEngine:
         return self._rules(problem, resident)
 
     def _by_rules(self, problem: Problem, resident: bool) -> Algorithm:
-        found = () if padding_dominates(problem.geometry) else phases(zero_padded(problem.geometry))
-        plane = found[0].plane if found else None
+        kernel_phases = () if padding_dominates(problem.geometry) else phases(zero_padded(problem.geometry))
+        plane = kernel_phases[0].plane if kernel_phases else None
         if self.fft.supports(problem):
             return self.fft
         if plane and plane.filters <= THIN and self.grouped.supports(problem):
@@ -189,11 +189,11 @@ class CpuEngine:
 
     def candidates(self, problem: Problem) -> list[Algorithm]:
         """The algorithms worth timing, the heuristic's first."""
-        found = () if padding_dominates(problem.geometry) else phases(zero_padded(problem.geometry))
+        kernel_phases = () if padding_dominates(problem.geometry) else phases(zero_padded(problem.geometry))
         first = self.heuristic(problem, resident=True)
         others: list[Algorithm] = [self.heuristic(problem, resident=False), self.winograd, self.onnx, self.fft]
-        if found:
-            plane = fold(found[0].plane)
+        if kernel_phases:
+            plane = fold(kernel_phases[0].plane)
             others += self._grouped(plane)
             if plane.channels > 1:
                 others.append(self.direct)

@@ -48,8 +48,8 @@ def _kind(core: str) -> str | None:
     name = re.sub(r"\s+", " ", re.sub(r"\((R|TM|tm)\)", "", facts.get("model name", ""))).strip()
     if "CPU part" in facts:
         parts = ("implementer", "part", "variant", "revision")
-        name, told = name or "ARM", {part: facts.get(f"CPU {part}") for part in parts}
+        name, facts_of_chip = name or "ARM", {part: facts.get(f"CPU {part}") for part in parts}
     else:
-        told = {"family": facts.get("cpu family"), "model": facts.get("model")}
-    numbers = ", ".join(f"{what} {number}" for what, number in told.items() if number)
+        facts_of_chip = {"family": facts.get("cpu family"), "model": facts.get("model")}
+    numbers = ", ".join(f"{what} {number}" for what, number in facts_of_chip.items() if number)
     return f"{name} ({numbers})" if name and numbers else name or None

@@ -47,20 +47,20 @@ class Program:
         inner, size = 0 if scratch is None else scratch.bytes, lines * LINE * 8
         words, places = [0] * (lines * LINE), []
         words[:2] = len(stages), shares
-        given = (1 + len(stages) * (2 + shares)) * LINE
+        arguments_at = (1 + len(stages) * (2 + shares)) * LINE
         for number, (stage, some) in enumerate(zip(stages, given_words, strict=True)):
             at = (1 + number * (2 + shares)) * LINE
             parts = min(PARTS, -(-stage.tasks // shares))
-            words[at : at + 4] = stage.function, given * 8 + 8, stage.tasks, parts
+            words[at : at + 4] = stage.function, arguments_at * 8 + 8, stage.tasks, parts
             places += [at + 1, 0]
-            for i, word in enumerate(some, start=given):
+            for i, word in enumerate(some, start=arguments_at):
                 if isinstance(word, Address):
                     # what lies in scratch memory lies behind the words
                     words[i] = word.offset + (0 if word.base else size)
                     places += [i, word.base]
                 else:
                     words[i] = address(word) if isinstance(word, np.ndarray) else word
-            given += -(-len(some) // LINE) * LINE
+            arguments_at += -(-len(some) // LINE) * LINE
         self.template, self.places = np.array(words, np.int64), np.array(places, np.int64)
         self.bytes = size + inner
 

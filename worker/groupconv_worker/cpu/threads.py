@@ -112,16 +112,16 @@ class Team:
             count = most - 1
         if count < 1 or not self._free:
             return NOBODY
-        found: list[_Helper] = []
-        while len(found) < count:
+        hired: list[_Helper] = []
+        while len(hired) < count:
             try:
-                found.append(self._free.pop())  # atomic, so several callers may take at once
+                hired.append(self._free.pop())  # atomic, so several callers may take at once
             except IndexError:
                 break
-        for helper in found:
+        for helper in hired:
             if helper.words[ASLEEP]:
                 helper.wake()
-        return found[0].alone if len(found) == 1 else _together(found)
+        return hired[0].alone if len(hired) == 1 else _together(hired)
 
     def dismiss(self, helpers: "Helpers") -> None:
         """Give helpers back."""
@@ -146,8 +146,8 @@ class Helpers(NamedTuple):
     words: Array
 
 
-def _together(found: "list[_Helper]") -> Helpers:
-    return Helpers(found, np.array([helper.address for helper in found], np.int64))
+def _together(helpers: "list[_Helper]") -> Helpers:
+    return Helpers(helpers, np.array([helper.address for helper in helpers], np.int64))
 
 
 NOBODY = _together([])
@@ -192,10 +192,10 @@ class _Helper:
 
     def _join_in(self) -> int | None:
         """Do the next work of the queue. Return the word that reports its end, 0 if others end it, None to end."""
-        found = self._jobs.get()
-        if found is None:
+        next_work = self._jobs.get()
+        if next_work is None:
             return None
-        work, share = found
+        work, share = next_work
         return work.over if work.join_in(share) else 0
 
     def _avoid_this_processor(self) -> None:

@@ -92,12 +92,12 @@ class KernelChain:
         buffers = [self._device.cupy.empty(samples * size, np.uint8) for size in self._buffers if size]
         for i, ((kernel, maps), (following, _)) in enumerate(pairwise(self._links)):
             shape, dtype = maps.shapes(samples, maps.groups)[1], storage(maps.y_dtype)
-            made = buffers[i % 2][: math.prod(shape) * dtype.itemsize].view(dtype)
+            between = buffers[i % 2][: math.prod(shape) * dtype.itemsize].view(dtype)
             if kernel.channels_last and following.channels_last:
-                last = made.reshape((shape[0], *shape[2:], shape[1]))
-                made = last.transpose((0, len(shape) - 1, *range(1, len(shape) - 1)))
+                last = between.reshape((shape[0], *shape[2:], shape[1]))
+                between = last.transpose((0, len(shape) - 1, *range(1, len(shape) - 1)))
             else:
-                made = made.reshape(shape)
-            kernel.run(x, made, 0, budget)
-            x = made
+                between = between.reshape(shape)
+            kernel.run(x, between, 0, budget)
+            x = between
         self._links[-1].kernel.run(x, y, 0, budget)

@@ -126,15 +126,15 @@ class CudnnLibrary:
             cudnnGraphNotSupportedError: no engine of cuDNN takes it. A refusal is remembered, too.
         """
         with self.lock:
-            if (found := self._plans.get(operations)) is None:
+            if (planned := self._plans.get(operations)) is None:
                 try:
-                    found = self.build(operations)
+                    planned = self.build(operations)
                 except self.unsupported as refusal:
-                    found = refusal
-                self._plans[operations] = found
-        if isinstance(found, Exception):
-            raise found
-        return found
+                    planned = refusal
+                self._plans[operations] = planned
+        if isinstance(planned, Exception):
+            raise planned
+        return planned
 
     def at_index(self, plan: CudnnPlan, index: int) -> CudnnPlan:
         """One of the plans of a graph that nobody runs yet, in cuDNN's order.

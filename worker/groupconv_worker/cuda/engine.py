@@ -170,13 +170,13 @@ class CudaEngine:
         """Algorithms that support the problem, in order of preference."""
         options = self._device.options
         names = [options.algorithm] if options.algorithm else by_rule(problem)
-        found = [kind for name in names if (kind := self._algorithms.get(name)) and kind.supports(problem)]
+        kinds = [kind for name in names if (kind := self._algorithms.get(name)) and kind.supports(problem)]
         if problem.geometry.exact:
-            found = [kind for kind in found if kind.sums_products]
+            kinds = [kind for kind in kinds if kind.sums_products]
         if options.deterministic and not options.algorithm:
-            found = [kind for kind in found if not kind.by_library]
-        if found or Direct.supports(problem):
-            return found or [Direct]
+            kinds = [kind for kind in kinds if not kind.by_library]
+        if kinds or Direct.supports(problem):
+            return kinds or [Direct]
         raise InvalidArgumentError("input.shape", "padded extents below 2^31", problem.geometry.input)
 
     def _first(

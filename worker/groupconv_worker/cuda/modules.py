@@ -35,7 +35,7 @@ def source(file: str) -> str:
             return ""
         seen.add(name)
         text = (FOLDER / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
-        return re.sub(r'^#include "(.+)"\n', lambda found: inline(found[1]), text, flags=re.MULTILINE)
+        return re.sub(r'^#include "(.+)"\n', lambda match: inline(match[1]), text, flags=re.MULTILINE)
 
     return inline(file)
 

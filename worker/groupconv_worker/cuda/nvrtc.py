@@ -66,7 +66,7 @@ def compile_kernels(
         if status != 0:
             raise RuntimeError(f"{file} for sm_{architecture}:\n{log}")
         lowered = {_lowered(nvrtc, program, name): name for name in names}
-        return {lowered[symbol]: found for symbol, found in _reports(log) if symbol in lowered}
+        return {lowered[symbol]: kernel for symbol, kernel in _reports(log) if symbol in lowered}
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -89,7 +89,7 @@ def library(cuda: int) -> ctypes.CDLL:
 
 def _reports(log: str) -> list[tuple[str, CompiledKernel]]:
     """Each entry function of a ptxas -v log."""
-    found = []
+    reports = []
     for part in log.split("Compiling entry function '")[1:]:
         symbol = part[: part.index("'")]
         numbers = [
@@ -101,8 +101,8 @@ def _reports(log: str) -> list[tuple[str, CompiledKernel]]:
                 r"(\d+) bytes stack",
             )
         ]
-        found.append((symbol, CompiledKernel(*numbers)))
-    return found
+        reports.append((symbol, CompiledKernel(*numbers)))
+    return reports
 
 
 def _lowered(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, name: str) -> str:

@@ -63,7 +63,7 @@ class CudaOptions:
             >>> CudaOptions.from_environ({"GROUPCONV_CUDA_MATH": "tf32"}).math
             'tf32'
         """
-        given: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if (old := environ.get(OLD_GRAPH_MEMORY)) is not None:
             warnings.warn(f"{OLD_GRAPH_MEMORY} is now called {GRAPH_MEMORY}", FutureWarning, stacklevel=2)
             environ = {GRAPH_MEMORY: old, **environ}
@@ -72,12 +72,12 @@ class CudaOptions:
             if (text := environ.get(name)) is None:
                 continue
             try:
-                given[field] = _PARSE.get(field, int)(text)
+                fields[field] = _PARSE.get(field, int)(text)
             except ValueError:
                 what = "a number" if field == "memory_fraction" else "an integer"
                 raise InvalidArgumentError(name, what, text) from None
-        given["deterministic"] = bool(given.get("deterministic", False))
-        return cls(**given)
+        fields["deterministic"] = bool(fields.get("deterministic", False))
+        return cls(**fields)
 
     def __post_init__(self) -> None:
         for field in ("memory_limit", "workspace", "chunk", "graph_memory", "page_locked"):

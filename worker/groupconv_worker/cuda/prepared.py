@@ -42,8 +42,8 @@ class CudaPrepared:
     def then(self, other: "CudaPrepared") -> "CudaPrepared":
         """This convolution, and another one on its output, which stays on the device. The same object each time."""
         if (chain := self._chains.get(other)) is None:
-            made = CudaPrepared(self._device, *self._links, *other._links)  # noqa: SLF001 - of its own kind
-            chain = self._chains.setdefault(other, made)
+            joined = CudaPrepared(self._device, *self._links, *other._links)  # noqa: SLF001 - of its own kind
+            chain = self._chains.setdefault(other, joined)
         return chain
 
     @property

@@ -47,13 +47,13 @@ class StagingBuffer:
 
     def load(self, x: Array, stream: Any) -> Any:
         """Put the copy of x to the device on a stream; return where it goes. Called once the buffer is free."""
-        there, host = _part(self.x, x.shape), x
+        on_device, host = _part(self.x, x.shape), x
         if not self._device.page_locked.holds(x):
             host = _part(self._pinned_x, x.shape)
             self._device.copy(host, x)
-        there.set(host.view(storage(self._maps.x_dtype)), stream=stream)
+        on_device.set(host.view(storage(self._maps.x_dtype)), stream=stream)
         self.loaded.record(stream)
-        return there
+        return on_device
 
     def store(self, y: Any, out: Array, stream: Any) -> None:
         """Put the copy of y, which is on the device, to `out` on a stream; `finish` completes it."""

@@ -48,19 +48,19 @@ def resolve_window(node: Node, shapes: Sequence[Sequence[int]], output: Sequence
         >>> resolve_window(node, [(1, 1, 8)], (1, 1, 4))
         {'kernel_shape': (3,), 'strides': (2,), 'dilations': (1,), 'pads': (0, 1)}
     """
-    found = dict(node.attributes)
+    attributes = dict(node.attributes)
     convolution = node.op in ("Conv", "ConvTranspose")
     rank = len(shapes[0]) - 2
-    kernel = tuple(shapes[1][2:]) if convolution else tuple(found["kernel_shape"])
-    strides, dilations = (tuple(found.get(name) or (1,) * rank) for name in ("strides", "dilations"))
-    pads = tuple(found.get("pads") or (0,) * 2 * rank)
+    kernel = tuple(shapes[1][2:]) if convolution else tuple(attributes["kernel_shape"])
+    strides, dilations = (tuple(attributes.get(name) or (1,) * rank) for name in ("strides", "dilations"))
+    pads = tuple(attributes.get("pads") or (0,) * 2 * rank)
     if (len(kernel), len(strides), len(dilations), len(pads)) != (rank, rank, rank, 2 * rank):
         raise ValueError(f"kernel_shape, strides, dilations or pads do not fit {rank} axes")
-    auto = found.pop("auto_pad", "NOTSET")
+    auto = attributes.pop("auto_pad", "NOTSET")
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     if node.op == "ConvTranspose":
-        extra = tuple(found.get("output_padding") or (0,) * rank)
-        wanted = found.pop("output_shape", ())
+        extra = tuple(attributes.get("output_padding") or (0,) * rank)
+        wanted = attributes.pop("output_shape", ())
         full = [s * (n - 1) + e + o for s, n, e, o in zip(strides, shapes[0][2:], extents, extra, strict=True)]
         if auto in ("SAME_UPPER", "SAME_LOWER") or wanted:
             total = [f - n for f, n in zip(full, output[2:], strict=True)]
@@ -68,14 +68,14 @@ def resolve_window(node: Node, shapes: Sequence[Sequence[int]], output: Sequence
             pads = _halves([max(0, t) for t in total], lower=auto != "SAME_UPPER")
         elif auto == "VALID":
             pads = (0,) * 2 * rank
-        found["output_padding"] = extra
+        attributes["output_padding"] = extra
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
         sizes = zip(output[2:], shapes[0][2:], strides, extents, strict=True)
         pads = _halves([max(0, (m - 1) * s + e - n) for m, n, s, e in sizes], lower=auto == "SAME_LOWER")
     elif auto == "VALID":
         pads = (0,) * 2 * rank
-    found |= {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
-    return found
+    attributes |= {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
+    return attributes
 
 
 def _halves(totals: Sequence[int], *, lower: bool) -> tuple[int, ...]:

@@ -72,14 +72,14 @@ class Binding:
         nodes, values = self._model.proto.graph.node, self._values
         names = [(list(node.input), list(node.output)) for node in nodes]
         last = {name: i for i, (inputs, _) in enumerate(names) for name in inputs}
-        kept = {info.name for info in (*self._model.inputs, *self._model.outputs)}
+        permanent = {info.name for info in (*self._model.inputs, *self._model.outputs)}
         alive = sum(values[info.name].nbytes for info in self._model.inputs if info.name in values)
         peak = alive
         for i, (inputs, outputs) in enumerate(names):
             alive += sum(values[name].nbytes for name in outputs if name in values and name not in self._weights)
             peak = max(peak, alive)
             for name in {*inputs, *outputs}:
-                if name in values and name not in kept and last.get(name, i) == i and name not in self._weights:
+                if name in values and name not in permanent and last.get(name, i) == i and name not in self._weights:
                     alive -= values[name].nbytes
         return peak
 
@@ -185,14 +185,14 @@ class Skeleton:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
         except Exception:  # noqa: BLE001 - of operators that inference does not know; the runtime judges the model
             inferred = proto.graph
-        found = {}
+        values = {}
         for value in (*inferred.input, *inferred.value_info, *inferred.output):
             tensor = value.type.tensor_type
             shape = _known_shape(tensor) if tensor.HasField("shape") else None
             dtype = ELEMENTS.get(tensor.elem_type)
             itemsize = UNKNOWN_ELEMENT if dtype is None else dtype.itemsize
-            found[value.name] = Value(shape, 0 if shape is None else math.prod(shape) * itemsize)
-        return found
+            values[value.name] = Value(shape, 0 if shape is None else math.prod(shape) * itemsize)
+        return values
 
 
 def _set_shape(value: ValueInfoProto, shape: Sequence[int]) -> None:

@@ -152,9 +152,11 @@ class _Exported:
 
 def boundary(graph: Graph, nodes: Sequence[Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The tensors that some nodes read from others, and those that they make for others."""
-    made = {name for node in nodes for name in node.outputs if name}
+    produced = {name for node in nodes for name in node.outputs if name}
     inside = {id(node) for node in nodes}
-    read = dict.fromkeys(n for node in nodes for n in node.inputs if n and n not in made and n not in graph.constants)
+    read = dict.fromkeys(
+        n for node in nodes for n in node.inputs if n and n not in produced and n not in graph.constants
+    )
     outside = set(_inputs_of(node for node in graph.nodes if id(node) not in inside)) | set(graph.outputs)
     return tuple(read), tuple(name for node in nodes for name in node.outputs if name in outside)
 

@@ -99,15 +99,17 @@ def origins(nodes: Sequence[Any], graph: Graph) -> dict[str, str]:
     Returns:
         The first output of the graph's node, by each output of the model's.
     """
-    made = {name: node.outputs[0] for node in graph.nodes for name in node.outputs if name}
+    producers = {name: node.outputs[0] for node in graph.nodes for name in node.outputs if name}
     read: dict[str, str] = {}
-    found: dict[str, str] = {}
+    by_output: dict[str, str] = {}
     for node in reversed(nodes):
-        own = [made[name] for name in node.output if name in made] or [read[n] for n in node.output if n in read]
+        own = [producers[name] for name in node.output if name in producers] or [
+            read[n] for n in node.output if n in read
+        ]
         if own:
-            found.update(dict.fromkeys(filter(None, node.output), own[0]))
+            by_output.update(dict.fromkeys(filter(None, node.output), own[0]))
             read.update(dict.fromkeys(node.input, own[0]))
-    return found
+    return by_output
 
 
 def whose(parts: Sequence[Fragment]) -> str:

@@ -38,11 +38,11 @@ class Tensor:
         size: int = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
         return size
 
-    def array(self, given: Array | None = None) -> Array:
+    def array(self, candidate: Array | None = None) -> Array:
         """An array for the elements: `given` if it has this dtype and shape and is contiguous, else a new one."""
-        fits = given is not None and (given.shape, given.dtype) == (self.shape, self.dtype)
-        if given is not None and fits and given.flags.c_contiguous:
-            return given
+        fits = candidate is not None and (candidate.shape, candidate.dtype) == (self.shape, self.dtype)
+        if candidate is not None and fits and candidate.flags.c_contiguous:
+            return candidate
         return np.empty(self.shape, self.dtype)
 
 

@@ -162,21 +162,21 @@ def _extent(dim: Any) -> int | str | None:
 
 
 def _constants(graph: GraphProto) -> dict[str, tuple[int, ...]]:
-    found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and node.output:
-                found[node.output[0]] = tuple(attribute.t.dims)
-    return found
+                shapes[node.output[0]] = tuple(attribute.t.dims)
+    return shapes
 
 
 def _without_weights(proto: ModelProto, order: Sequence[int]) -> tuple[ModelProto, tuple[int, ...]]:
     """A copy in which large initializers and constants are inputs, so that only their types are left."""
-    made, positions = ModelProto(), []
+    skeleton, positions = ModelProto(), []
     for field, value in proto.ListFields():
         if field.name not in ("graph", "training_info", "metadata_props"):
-            _copy(made, field, value)
-    graph, source = made.graph, proto.graph
+            _copy(skeleton, field, value)
+    graph, source = skeleton.graph, proto.graph
     graph.name = source.name
     graph.input.extend(source.input)
     graph.output.extend(source.output)
@@ -194,7 +194,7 @@ def _without_weights(proto: ModelProto, order: Sequence[int]) -> tuple[ModelProt
         else:
             graph.node.append(node)
             positions.append(i)
-    return made, tuple(positions)
+    return skeleton, tuple(positions)
 
 
 def _copy(message: Any, field: Any, value: Any) -> None:

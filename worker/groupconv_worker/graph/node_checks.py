@@ -77,8 +77,8 @@ def check_attributes(node: NodeProto, path: str) -> None:
 
 def _check_pool(node: NodeProto, path: str) -> None:
     """Refuse windows that would lie in the padding alone, and an order of positions that there is not."""
-    found = _integers(node)
-    kernel, pads = found.get("kernel_shape", []), found.get("pads", [])
+    attributes = _integers(node)
+    kernel, pads = attributes.get("kernel_shape", []), attributes.get("pads", [])
     if len(pads) == 2 * len(kernel):
         for i, pad in enumerate(pads):
             if pad >= kernel[i % len(kernel)]:
@@ -91,13 +91,13 @@ def _check_pool(node: NodeProto, path: str) -> None:
 
 def _check_padding(node: NodeProto, path: str) -> None:
     """Refuse two ways of padding, and rows behind the output that one more step of a stride would have filled."""
-    found, auto = _integers(node), _auto_pad(node)
-    if auto != "NOTSET" and found.get("pads"):
+    attributes, auto = _integers(node), _auto_pad(node)
+    if auto != "NOTSET" and attributes.get("pads"):
         raise InvalidArgumentError(f"{path}.auto_pad", "NOTSET, as the node has pads", auto)
-    extra = found.get("output_padding", []) if node.op_type == "ConvTranspose" else []
-    strides = found.get("strides") or [1] * len(extra)
-    given = any(attribute.ref_attr_name for attribute in node.attribute)  # by the caller of a function
-    if given or auto != "NOTSET" or found.get("output_shape") or len(strides) != len(extra):
+    extra = attributes.get("output_padding", []) if node.op_type == "ConvTranspose" else []
+    strides = attributes.get("strides") or [1] * len(extra)
+    by_caller = any(attribute.ref_attr_name for attribute in node.attribute)  # by the caller of a function
+    if by_caller or auto != "NOTSET" or attributes.get("output_shape") or len(strides) != len(extra):
         return
     for i, (more, stride) in enumerate(zip(extra, strides, strict=True)):
         if more >= stride:
@@ -142,13 +142,15 @@ kernel covers 5 and 1 are padded, got [1, 4, 3]
 
 
 def _check_lengths(node: NodeProto, path: str, w: Sequence[int]) -> None:
-    rank, found = len(w) - 2, _integers(node)
+    rank, attributes = len(w) - 2, _integers(node)
     for name, count in (("kernel_shape", rank), ("strides", rank), ("dilations", rank), ("pads", 2 * rank)):
-        if found.get(name) and len(found[name]) != count:
+        if attributes.get(name) and len(attributes[name]) != count:
             wanted = f"{count} integers for weights of {rank} axes of space"
-            raise InvalidArgumentError(f"{path}.{name}", wanted, found[name][:SHOWN])
-    if found.get("kernel_shape", list(w[2:])) != list(w[2:]):
-        raise InvalidArgumentError(f"{path}.kernel_shape", f"{list(w[2:])}, as the weights have", found["kernel_shape"])
+            raise InvalidArgumentError(f"{path}.{name}", wanted, attributes[name][:SHOWN])
+    if attributes.get("kernel_shape", list(w[2:])) != list(w[2:]):
+        raise InvalidArgumentError(
+            f"{path}.kernel_shape", f"{list(w[2:])}, as the weights have", attributes["kernel_shape"]
+        )
 
 
 def _check_channels(node: NodeProto, path: str, x: Sequence[int], w: Sequence[int]) -> None:
@@ -165,14 +167,14 @@ def _check_channels(node: NodeProto, path: str, x: Sequence[int], w: Sequence[in
 
 def _check_extents(node: NodeProto, path: str, x: Sequence[int], w: Sequence[int]) -> None:
     """Refuse an output without elements along an axis of space."""
-    rank, found, auto = len(w) - 2, _integers(node), _auto_pad(node)
-    strides, dilations = (found.get(name) or [1] * rank for name in ("strides", "dilations"))
-    pads = found.get("pads") or [0] * 2 * rank
-    extra = found.get("output_padding") or [0] * rank
+    rank, attributes, auto = len(w) - 2, _integers(node), _auto_pad(node)
+    strides, dilations = (attributes.get(name) or [1] * rank for name in ("strides", "dilations"))
+    pads = attributes.get("pads") or [0] * 2 * rank
+    extra = attributes.get("output_padding") or [0] * rank
     if node.op_type == "ConvTranspose" and rank > 2 and x[0] and 0 in x[2:-1]:
         wanted = "elements along each axis, without which onnxruntime ends the process"
         raise InvalidArgumentError(f"{path}.input[0]", wanted, list(x))
-    if node.op_type == "ConvTranspose" and found.get("output_shape"):
+    if node.op_type == "ConvTranspose" and attributes.get("output_shape"):
         _check_output_shape(node, path, x, w)
         return
     if node.op_type == "ConvTranspose" and len(extra) != rank:
@@ -192,10 +194,10 @@ def _check_extents(node: NodeProto, path: str, x: Sequence[int], w: Sequence[int
 
 def _check_output_shape(node: NodeProto, path: str, x: Sequence[int], w: Sequence[int]) -> None:
     """Refuse an output that is longer than what the input, and the output padding that a stride allows, make."""
-    rank, found = len(w) - 2, _integers(node)
-    strides, dilations = (found.get(name) or [1] * rank for name in ("strides", "dilations"))
-    wanted = found["output_shape"]
-    if len(wanted) != rank or found.get("output_padding"):
+    rank, attributes = len(w) - 2, _integers(node)
+    strides, dilations = (attributes.get(name) or [1] * rank for name in ("strides", "dilations"))
+    wanted = attributes["output_shape"]
+    if len(wanted) != rank or attributes.get("output_padding"):
         return
     for i, (n, k, s, d) in enumerate(zip(x[2:], w[2:], strides, dilations, strict=True)):
         most = s * (n - 1) + d * (k - 1) + 1 + s - 1

@@ -25,7 +25,7 @@ def node_plans(model: Model, weights: Mapping[str, Shape], shapes: Mapping[str, 
     known = {**shapes, **weights}
     names = {info.name for info in model.inputs}
     fields = {info.name: field for info in model.inputs if (field := input_field(known.get(info.name)))}
-    found = []
+    plans = []
     for i, node in zip(model.positions, model.proto.graph.node, strict=True):
         outputs = tuple(filter(None, node.output))
         if node.op_type == "Constant" or set(outputs) <= weights.keys():
@@ -38,7 +38,7 @@ def node_plans(model: Model, weights: Mapping[str, Shape], shapes: Mapping[str, 
         output = outputs[0] if outputs else ""
         shape = shapes.get(output)
         domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
-        found.append(
+        plans.append(
             NodePlan(
                 node.name or output or f"node {i}",
                 domain + node.op_type,
@@ -52,16 +52,16 @@ def node_plans(model: Model, weights: Mapping[str, Shape], shapes: Mapping[str, 
                 **_seen(field),
             )
         )
-    return tuple(found)
+    return tuple(plans)
 
 
 def _multiply_adds(node: NodeProto, shape: Shape | None, known: Mapping[str, Shape | None]) -> int:
     """As of `multiply_adds`; 0 where extents are not known."""
-    given = [known.get(name) for name in node.input]
-    if shape is None or len(given) < 2 or given[0] is None or given[1] is None:
+    input_shapes = [known.get(name) for name in node.input]
+    if shape is None or len(input_shapes) < 2 or input_shapes[0] is None or input_shapes[1] is None:
         return 0
     transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
-    return multiply_adds(node.op_type, given[0], given[1], shape, transposed=transposed)
+    return multiply_adds(node.op_type, input_shapes[0], input_shapes[1], shape, transposed=transposed)
 
 
 def _seen(field: Field | None) -> dict[str, Any]:

@@ -98,32 +98,32 @@ def of_nodes(nodes: Any, optimized: Any, spent: Mapping[str, float]) -> NodeTime
         owners.append(known[0] if known else named)
     _give_to_readers(optimized, owners)
     _take_from_inputs(optimized, owners)
-    found: dict[int, float] = {}
+    by_owner: dict[int, float] = {}
     ops: dict[int, str] = {}
     for node, owner in zip(optimized, owners, strict=True):
         if owner is None or node.name not in spent:
             continue
-        found[owner] = found.get(owner, 0.0) + spent[node.name]
+        by_owner[owner] = by_owner.get(owner, 0.0) + spent[node.name]
         if not node.op_type.startswith("Reorder"):
             ops[owner] = node.op_type.removeprefix("Fused")
     into: dict[int, int] = {}
-    for owner in sorted(found):
-        group = _unclaimed(nodes, makers, found, into, owner)
+    for owner in sorted(by_owner):
+        group = _unclaimed(nodes, makers, by_owner, into, owner)
         head = next((i for i in group if nodes[i].op_type == ops.get(owner)), owner)
-        found[head] = found.pop(owner)
+        by_owner[head] = by_owner.pop(owner)
         into |= {i: head for i in (*group, owner) if i != head}
     for i, node in enumerate(nodes):
-        if i not in found and i not in into:
+        if i not in by_owner and i not in into:
             before = [into.get(makers[name], makers[name]) for name in node.input if name in makers]
-            claimed = [maker for maker in before if maker in found]
+            claimed = [maker for maker in before if maker in by_owner]
             if claimed:
                 into[i] = max(claimed)
     first = [next(filter(None, node.output), "") for node in nodes]
-    return NodeTimes({first[i]: s for i, s in found.items()}, {first[i]: first[head] for i, head in into.items()})
+    return NodeTimes({first[i]: s for i, s in by_owner.items()}, {first[i]: first[head] for i, head in into.items()})
 
 
 def _unclaimed(
-    nodes: Any, makers: Mapping[str, int], found: Mapping[int, float], into: Mapping[int, int], owner: int
+    nodes: Any, makers: Mapping[str, int], by_owner: Mapping[int, float], into: Mapping[int, int], owner: int
 ) -> list[int]:
     """The nodes before `owner` that have no time of their own, and so were fused into it."""
     group: list[int] = []
@@ -131,7 +131,7 @@ def _unclaimed(
     while waiting:
         for name in nodes[waiting.pop()].input:
             maker = makers.get(name)
-            if maker is not None and maker not in found and maker not in into and maker not in group:
+            if maker is not None and maker not in by_owner and maker not in into and maker not in group:
                 group.append(maker)
                 waiting.append(maker)
     return sorted(group)
@@ -150,10 +150,10 @@ def _give_to_readers(optimized: Any, owners: list[int | None]) -> None:
 
 def _take_from_inputs(optimized: Any, owners: list[int | None]) -> None:
     """Count an added node that nothing reads as the work of the node whose output it reads."""
-    made: dict[str, int] = {}
+    makers_of: dict[str, int] = {}
     for i, node in enumerate(optimized):
         if owners[i] is None:
-            owners[i] = next((made[name] for name in node.input if name in made), None)
+            owners[i] = next((makers_of[name] for name in node.input if name in makers_of), None)
         owner = owners[i]
         if owner is not None:
-            made |= dict.fromkeys(node.output, owner)
+            makers_of |= dict.fromkeys(node.output, owner)

@@ -75,15 +75,15 @@ def follow(node: NodeProto, fields: Mapping[str, Field], shapes: Mapping[str, Sh
         fields: of the tensors that depend on the input.
         shapes: of all tensors, as far as they are known.
     """
-    given = [fields[name] for name in node.input if name in fields]
-    if not given:
+    known_fields = [fields[name] for name in node.input if name in fields]
+    if not known_fields:
         return None
-    field = given[0]
-    for other in given[1:]:
+    field = known_fields[0]
+    for other in known_fields[1:]:
         field = field.joined(other)
     inner = shapes.get(next(name for name in node.input if name in fields))
-    made = shapes.get(node.output[0])
-    if inner is None or made is None:
+    out_shape = shapes.get(node.output[0])
+    if inner is None or out_shape is None:
         return None
     axes = len(field.whole)
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -91,13 +91,13 @@ def follow(node: NodeProto, fields: Mapping[str, Field], shapes: Mapping[str, Sh
         return _behind_window(node, field, attributes, shapes)
     if node.op_type in ("Resize", "Upsample") and len(inner) == axes + 2:
         mode = attributes.get("mode", b"nearest").decode()
-        ratios = [Fraction(a, max(1, b)) for a, b in zip(inner[-axes:], made[-axes:], strict=True)]
+        ratios = [Fraction(a, max(1, b)) for a, b in zip(inner[-axes:], out_shape[-axes:], strict=True)]
         return field.window([TAPS.get(mode, 1)] * axes, ratios)
     if node.op_type in ("SpaceToDepth", "DepthToSpace"):
         block = Fraction(attributes["blocksize"])
         apart = node.op_type == "SpaceToDepth"
         return field.window([block if apart else 1] * axes, [block if apart else 1 / block] * axes)
-    if node.op_type in WHOLE or _mixes(node, attributes, inner, made, axes):
+    if node.op_type in WHOLE or _mixes(node, attributes, inner, out_shape, axes):
         return field.everything()
     return field
 
@@ -145,7 +145,7 @@ def _behind_window(
     return field.window(extents, strides)
 
 
-def _mixes(node: NodeProto, attributes: Mapping[str, Any], inner: Shape, made: Shape, axes: int) -> bool:
+def _mixes(node: NodeProto, attributes: Mapping[str, Any], inner: Shape, out_shape: Shape, axes: int) -> bool:
     """Whether an operator mixes elements of the input's last axes, as far as its output's shape tells."""
     rank = len(inner)
     if node.op_type in ("Softmax", "LogSoftmax", "LayerNormalization", "CumSum", "LpNormalization"):
@@ -156,5 +156,5 @@ def _mixes(node: NodeProto, attributes: Mapping[str, Any], inner: Shape, made: S
     if node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "MatMul", "Gather") or node.op_type.startswith(
         ("Reduce", "Arg")
     ):
-        return made[-axes:] != inner[-axes:]
+        return out_shape[-axes:] != inner[-axes:]
     return False

@@ -79,20 +79,20 @@ class _Guards:
 
     def add(self, nodes: Any, path: str, *, whole: bool = False) -> None:
         """Add all checks to nodes, and to the graphs inside them. `whole`: they are the main graph's."""
-        made: list[NodeProto] = []
+        guarded: list[NodeProto] = []
         for i, node in enumerate(nodes):
             here = node_path(path, i, node)
             for name, graph in subgraphs(node):
                 self.add(graph.node, f"{here}.{name}")
             if node.domain in ("", "ai.onnx"):
                 if node.op_type == "ConvTranspose":
-                    made += self._filled(node, here, self._rank(node, whole=whole))
+                    guarded += self._filled(node, here, self._rank(node, whole=whole))
                 elif node.op_type == "Loop":
                     for _, body in subgraphs(node):
                         self._bound(body, len(node.input) - 2, here)
-            made.append(node)
-        if len(made) > len(nodes):
-            copies = [NodeProto.FromString(node.SerializeToString()) for node in made]
+            guarded.append(node)
+        if len(guarded) > len(nodes):
+            copies = [NodeProto.FromString(node.SerializeToString()) for node in guarded]
             del nodes[:]
             nodes.extend(copies)
 

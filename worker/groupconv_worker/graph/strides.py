@@ -43,15 +43,15 @@ def collapsed(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[l
     for axis in reversed(range(len(shape))):
         if shape[axis] == 1:
             continue
-        if all(own[axis] == found[0] * extents[0] for own, found in zip(strides, steps, strict=True)):
+        if all(own[axis] == joined[0] * extents[0] for own, joined in zip(strides, steps, strict=True)):
             extents[0] *= shape[axis]
             continue
         if extents == [1]:
             extents[0] = shape[axis]
-            for own, found in zip(strides, steps, strict=True):
-                found[0] = own[axis]
+            for own, joined in zip(strides, steps, strict=True):
+                joined[0] = own[axis]
             continue
         extents.insert(0, shape[axis])
-        for own, found in zip(strides, steps, strict=True):
-            found.insert(0, own[axis])
+        for own, joined in zip(strides, steps, strict=True):
+            joined.insert(0, own[axis])
     return extents, steps

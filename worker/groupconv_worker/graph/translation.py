@@ -43,22 +43,22 @@ class Translation:
         Raises:
             UnboundGraphError: naming the node that cannot be translated.
         """
-        made = _Made(self._opset)
+        builder = _Made(self._opset)
         for value in source.inputs:
-            made.add(_tensor(value, f"input {value.name!r}"))
+            builder.add(_tensor(value, f"input {value.name!r}"))
         for value in source.initializers.values():
             if value.const_value is not None and not value.is_graph_input():
-                made.constant(value.name, self._array(value))
+                builder.constant(value.name, self._array(value))
         for node in source:
-            made.node(node, self._array)
+            builder.node(node, self._array)
         for name, value in zip(outputs, source.outputs, strict=True):
             if value.name != name:
-                made.add(Tensor(name, made.tensors[value.name].dtype, made.tensors[value.name].shape))
-                made.nodes.append(Node("Identity", (value.name,), (name,), name=name))
-        used = {name for node in made.nodes for name in node.inputs} | set(outputs)
-        kept = {name: array for name, array in made.constants.items() if name in used}
-        tensors = {n: t for n, t in made.tensors.items() if n not in made.constants or n in kept}
-        return Graph(tuple(v.name for v in source.inputs), tuple(outputs), tuple(made.nodes), tensors, kept)
+                builder.add(Tensor(name, builder.tensors[value.name].dtype, builder.tensors[value.name].shape))
+                builder.nodes.append(Node("Identity", (value.name,), (name,), name=name))
+        used = {name for node in builder.nodes for name in node.inputs} | set(outputs)
+        constants = {name: array for name, array in builder.constants.items() if name in used}
+        tensors = {n: t for n, t in builder.tensors.items() if n not in builder.constants or n in constants}
+        return Graph(tuple(v.name for v in source.inputs), tuple(outputs), tuple(builder.nodes), tensors, constants)
 
     def _array(self, value: Any) -> Array:
         """The elements of a constant. A weight is the same array in each graph."""

@@ -207,7 +207,7 @@ class _Connection:
 
     def _send_answer(self, run: Callable[[], tuple[bytes, Sequence[Array]] | None]) -> None:
         try:
-            found = run()
+            answer = run()
         except BrokenLaneError:
             raise
         except GroupconvError as error:
@@ -217,10 +217,10 @@ class _Connection:
             log.exception("a shard or a network failed")
             self._fail({"error": type(error).__name__, "traceback": text})
         else:
-            if found is None:
+            if answer is None:
                 frames.send(self._sock, FrameKind.MISSING)
             else:
-                frames.send(self._sock, FrameKind.DONE, *found)
+                frames.send(self._sock, FrameKind.DONE, *answer)
 
     def _fail(self, facts: dict[str, str]) -> None:
         frames.send(self._sock, FrameKind.FAILED, json.dumps(facts).encode())
@@ -235,11 +235,11 @@ class _Connection:
         """Copy `size` bytes behind themselves and return them, so that the caller can measure the transfer alone."""
         if self._inline:
             self._make_room(2 * size)
-        here, there = (self._memory.array(at, frames.BYTE, (size,)) for at in (0, size))
+        here, echoed = (self._memory.array(at, frames.BYTE, (size,)) for at in (0, size))
         if self._inline:
             frames.receive_arrays(self._sock, [here])
-        there[...] = here
-        frames.send(self._sock, FrameKind.DONE, b"[]", [there] if self._inline else ())
+        echoed[...] = here
+        frames.send(self._sock, FrameKind.DONE, b"[]", [echoed] if self._inline else ())
 
     def _make_room(self, size: int) -> None:
         if self._memory.size < size:

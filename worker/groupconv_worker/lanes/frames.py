@@ -69,11 +69,11 @@ def receive(sock: socket.socket) -> tuple[FrameKind, bytes]:
 
 def receive_with(sock: socket.socket) -> tuple[FrameKind, bytes, int | None]:
     """Receive the next frame, and the file descriptor that came with it or None; the caller closes it."""
-    found, handles, _, _ = socket.recv_fds(sock, _HEAD.size, 1)
+    received, handles, _, _ = socket.recv_fds(sock, _HEAD.size, 1)
     handle = handles[0] if handles else None
     try:
-        head = bytearray(found).ljust(_HEAD.size)
-        receive_into(sock, memoryview(head)[len(found) :])
+        head = bytearray(received).ljust(_HEAD.size)
+        receive_into(sock, memoryview(head)[len(received) :])
         kind, body = _frame(sock, head)
     except BaseException:
         if handle is not None:

@@ -65,14 +65,14 @@ def introduce(sock: socket.socket, key: bytes) -> None:
 
 def same_user(sock: socket.socket) -> bool:
     """Whether the process at the other end of a Unix socket is of this process's user."""
-    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(found)[1] == os.geteuid())
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(credentials)[1] == os.geteuid())
 
 
 def _read(sock: socket.socket) -> bytes:
-    found = bytearray(NONCE)
-    receive_into(sock, found)
-    return bytes(found)
+    received = bytearray(NONCE)
+    receive_into(sock, received)
+    return bytes(received)
 
 
 def _proof(key: bytes, who: bytes, asked: bytes, own: bytes) -> bytes:

@@ -82,13 +82,13 @@ class ShardHeader:
         out = ArrayHeader(last.types.output, last.geometry.output_shape)
         at = size = _aligned(self.x.nbytes) + _aligned(out.nbytes)
         weights = []
-        for kept in (False, True):
+        for resident in (False, True):
             for i, part in enumerate(self.parts):
-                for kind in (part.weight, part.bias) if (part.key is not None) == kept else ():
+                for kind in (part.weight, part.bias) if (part.key is not None) == resident else ():
                     if kind is not None:
-                        weights.append(_Weight(i, kept, kind, at))
+                        weights.append(_Weight(i, resident, kind, at))
                         at += _aligned(kind.nbytes)
-            size = size if kept else at
+            size = size if resident else at
         for name, value in (("out", out), ("size", size), ("full", at), ("_weights", tuple(weights))):
             object.__setattr__(self, name, value)
 
@@ -107,13 +107,13 @@ class ShardHeader:
 
     def stages(self, memory: MappedMemory, *, full: bool) -> tuple[Stage, ...]:
         """The stages with the weights in a memory; a weight that was not sent is an empty array."""
-        found: list[list[Array]] = [[] for _ in self.parts]
+        by_stage: list[list[Array]] = [[] for _ in self.parts]
         for weight in self._weights:
             if full or not weight.kept:
-                found[weight.stage].append(memory.array(weight.offset, *weight.kind))
+                by_stage[weight.stage].append(memory.array(weight.offset, *weight.kind))
         return tuple(
             Stage(part.problem, arrays[0] if arrays else NO_WEIGHTS, arrays[1] if len(arrays) > 1 else None, part.key)
-            for part, arrays in zip(self.parts, found, strict=True)
+            for part, arrays in zip(self.parts, by_stage, strict=True)
         )
 
     def to_json(self) -> bytes:
@@ -148,17 +148,17 @@ class ShardHeader:
         Raises:
             ValueError, KeyError, TypeError: it is not a definition.
         """
-        found = json.loads(text)
-        return cls(_kind_from(found["x"]), tuple(_part_from(part) for part in found["parts"]))
+        fields = json.loads(text)
+        return cls(_kind_from(fields["x"]), tuple(_part_from(part) for part in fields["parts"]))
 
 
 def weights_of(stages: Sequence[Stage], *, full: bool) -> list[Array]:
     """The weights and biases that travel; without `full` not those of resident layers."""
     return [
         array
-        for kept in ((False, True) if full else (False,))
+        for resident in ((False, True) if full else (False,))
         for stage in stages
-        if (stage.key is not None) == kept
+        if (stage.key is not None) == resident
         for array in (stage.weight, stage.bias)
         if array is not None
     ]
@@ -174,15 +174,15 @@ def _part(stage: Stage) -> StageHeader:
     )
 
 
-def _part_from(found: dict[str, Any]) -> StageHeader:
-    g = {name: _tuples(value) for name, value in found["geometry"].items()}
+def _part_from(fields: dict[str, Any]) -> StageHeader:
+    g = {name: _tuples(value) for name, value in fields["geometry"].items()}
     if g["activation"] is not None:
         g["activation"] = Activation(g["activation"]["kind"], _tuples(g["activation"]["slope"]))
-    key = found["key"]
+    key = fields["key"]
     return StageHeader(
-        Problem(Geometry(**g), Types(*(DTYPES[name] for name in found["types"]))),
-        _kind_from(found["weight"]),
-        None if found["bias"] is None else _kind_from(found["bias"]),
+        Problem(Geometry(**g), Types(*(DTYPES[name] for name in fields["types"]))),
+        _kind_from(fields["weight"]),
+        None if fields["bias"] is None else _kind_from(fields["bias"]),
         None if key is None else ResidentKey(*map(_tuples, key)),
     )
 
@@ -191,8 +191,8 @@ def _kind_to(kind: ArrayHeader) -> list[Any]:
     return [kind.dtype.name, *kind.shape]
 
 
-def _kind_from(found: list[Any]) -> ArrayHeader:
-    return ArrayHeader(DTYPES[found[0]], tuple(found[1:]))
+def _kind_from(fields: list[Any]) -> ArrayHeader:
+    return ArrayHeader(DTYPES[fields[0]], tuple(fields[1:]))
 
 
 def _tuples(value: Any) -> Any:

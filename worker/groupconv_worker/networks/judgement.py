@@ -48,17 +48,17 @@ def times_of_model(times: NodeTimes, model: Model, graph: Graph) -> NodeTimes:
         origin = came.get(node.output[0], "") if node.output else ""
         if origin and (origin not in heirs or node.op_type == nodes[origin]):
             heirs[origin] = node.output[0]
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for name, spent in times.seconds.items():
         heir = heirs.get(name.removesuffix(TWIN), name)
-        found[heir] = found.get(heir, 0.0) + spent
+        seconds[heir] = seconds.get(heir, 0.0) + spent
     fused = {}
     for node in model.proto.graph.node:
         origin = came.get(node.output[0], "") if node.output else ""
         origin = times.fused.get(origin, origin)
-        if origin in heirs and heirs[origin] in found and node.output[0] not in found:
+        if origin in heirs and heirs[origin] in seconds and node.output[0] not in seconds:
             fused[node.output[0]] = heirs[origin]
-    return NodeTimes(found, fused)
+    return NodeTimes(seconds, fused)
 
 
 def computed_by_onnxruntime(program: "FragmentedNetwork", model: Model, graph: Graph) -> tuple[str, ...]:

@@ -91,10 +91,10 @@ class LocalGang:
         """
         if result.graph is None:
             raise UncutError(result.reason or result.error)
-        made = self._over_devices(result.graph, choice) if self._engines else self._over_teams(result.graph, choice)
-        nodes = tuple(len(part.graph.nodes) for part in made.partition.parts)
+        program = self._over_devices(result.graph, choice) if self._engines else self._over_teams(result.graph, choice)
+        nodes = tuple(len(part.graph.nodes) for part in program.partition.parts)
         ids = tuple(member.id for member in self.members)
-        return LocalNetwork(ids, nodes, made.nbytes, made.partition.exchanges, made)
+        return LocalNetwork(ids, nodes, program.nbytes, program.partition.exchanges, program)
 
     def _over_teams(self, graph: Graph, choice: CutChoice) -> "CutNetwork":
         # kept out of a server's start

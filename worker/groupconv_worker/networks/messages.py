@@ -137,8 +137,8 @@ def answer_from(text: bytes) -> tuple[NetworkRun, tuple[Tensor, ...]]:
 
 def states_to(states: States) -> bytes:
     """Who answers calls, as JSON."""
-    found = [(*version, [asdict(s) | {"phase": s.phase.value} for s in several]) for version, several in states.items()]
-    return json.dumps(found).encode()
+    rows = [(*version, [asdict(s) | {"phase": s.phase.value} for s in several]) for version, several in states.items()]
+    return json.dumps(rows).encode()
 
 
 def states_from(text: bytes) -> States:

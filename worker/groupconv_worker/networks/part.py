@@ -167,9 +167,9 @@ class PartRunner:
                 start = time.perf_counter()
                 with links.sending(number, job):
                     inputs = dict(zip(info.inputs, arrays, strict=True))
-                    made = program.run(inputs, number, job)
+                    outputs = program.run(inputs, number, job)
                 seconds = time.perf_counter() - start
-            return [made[name][box.relative(part.own[name]).slices] for name, box in info.outputs], seconds
+            return [outputs[name][box.relative(part.own[name]).slices] for name, box in info.outputs], seconds
         finally:
             granted.reset(token)
             self._budget.release(got)
@@ -192,9 +192,9 @@ class PartRunner:
             part.reason = result.reason or result.error or "no graph"
             return
         try:
-            made = choice.partition(result.graph, key.workers, self._programs.block)
-            graphs, shared_bytes = self._programs.connected(made)
-            program = self._programs.make(graphs[key.worker], len(made.exchanges))
+            partition = choice.partition(result.graph, key.workers, self._programs.block)
+            graphs, shared_bytes = self._programs.connected(partition)
+            program = self._programs.make(graphs[key.worker], len(partition.exchanges))
         except (ValueError, UnsupportedNodeError, GroupconvError) as error:
             part.reason = str(error)
             return
@@ -202,9 +202,12 @@ class PartRunner:
             log.exception("a part of network %s cannot be made", key.network)
             part.reason = f"worker {key.worker} of the cut failed: {type(error).__name__}: {error}"
             return
-        mine, graph = made.parts[key.worker], graphs[key.worker]
+        mine, graph = partition.parts[key.worker], graphs[key.worker]
         pieces = tuple(
-            (name, box) for name, several in made.outputs.items() for worker, box in several if worker == key.worker
+            (name, box)
+            for name, several in partition.outputs.items()
+            for worker, box in several
+            if worker == key.worker
         )
         part.program, part.own = program, dict(mine.outputs)
         part.sent, part.received = zones(graph, SEND), zones(graph, RECEIVE)
@@ -214,7 +217,7 @@ class PartRunner:
             shared_bytes,
             dict(mine.inputs),
             pieces,
-            made.exchanges,
+            partition.exchanges,
             self._programs.kind,
             self._programs.direct,
         )

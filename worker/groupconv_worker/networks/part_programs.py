@@ -72,7 +72,7 @@ class PartPrograms(Protocol):
     block: int
     direct: bool
 
-    def connected(self, made: Partition) -> tuple[list[Graph], int]:
+    def connected(self, partition: Partition) -> tuple[list[Graph], int]:
         """As of `graph.partition.zones`, with the sizes of these programs' zones."""
 
     def make(self, graph: Graph, exchanges: int) -> PartProgram:
@@ -137,11 +137,11 @@ class ThreadParts:
         self._team, self.block, self.kind = team, LANES, f"processors with vectors of {LANES}"
         self.await_sent: Callable[[int, int], bool] = await_published
 
-    def connected(self, made: Partition) -> tuple[list[Graph], int]:
+    def connected(self, partition: Partition) -> tuple[list[Graph], int]:
         """As of `PartPrograms`."""
         from groupconv_worker.cpu.network.sharded import connected
 
-        return connected(made)
+        return connected(partition)
 
     def make(self, graph: Graph, exchanges: int) -> ThreadPart:  # noqa: ARG002 - the graph has their places
         """As of `PartPrograms`."""
@@ -170,11 +170,11 @@ class GpuParts:
         self._engine, self.block = engine, BLOCK
         self.await_sent: Callable[[int, int], bool] = await_written
 
-    def connected(self, made: Partition) -> tuple[list[Graph], int]:
+    def connected(self, partition: Partition) -> tuple[list[Graph], int]:
         """As of `PartPrograms`."""
         from groupconv_worker.cuda.network.exchange import connected
 
-        return connected(made)
+        return connected(partition)
 
     def make(self, graph: Graph, exchanges: int) -> PartProgram:
         """As of `PartPrograms`."""

@@ -175,17 +175,17 @@ class NetworkRunner:
         program = None if candidate is None else candidate.program
         parts: tuple[PartReport, ...] = ()
         start = time.perf_counter()
-        made: dict[str, Array] | None = None
+        answer: dict[str, Array] | None = None
         if program is not None and candidate is not None:
             try:
                 with job:
                     job.check()
-                    made, parts = _answer(program, call)
+                    answer, parts = _answer(program, call)
             except ResourceExhaustedError as error:  # the GPU's memory is taken by now
                 candidate.program, candidate.reason, program = None, f"no program: {error}", None
                 candidate.enter(Phase.SESSION)
-        if made is not None:
-            outputs = {name: made[name] for name in call.outputs}
+        if answer is not None:
+            outputs = {name: answer[name] for name in call.outputs}
         else:
             session = self.prepare(*version, model)
             start = time.perf_counter()
@@ -268,13 +268,13 @@ def _answer(program: "OurNetwork", call: NetworkCall) -> tuple[dict[str, Array],
     if not isinstance(program, FragmentedNetwork):
         return program.run(call.inputs, call.into), ()
     outputs, seconds = program.timed(call.inputs, call.into)
-    found = []
+    reports = []
     for part, took in zip(program.parts, seconds, strict=True):
         why = [program.reasons[node.outputs[0]] for node in part.nodes if node.outputs[0] in program.reasons]
         more = f", and {len(why) - 1} more like it" if len(why) > 1 else ""
         reason = "a program" if part.ours else f"a session ({why[0]}{more})"
-        found.append(PartReport(OURS if part.ours else ALGORITHM, len(part.nodes), took, reason))
-    return outputs, tuple(found)
+        reports.append(PartReport(OURS if part.ours else ALGORITHM, len(part.nodes), took, reason))
+    return outputs, tuple(reports)
 
 
 def takeover_of(runtime: "WorkerRuntime") -> "Takeover | None":

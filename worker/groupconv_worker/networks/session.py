@@ -98,11 +98,13 @@ class NetworkSession:
         for name, array in dense.items():
             binding.bind_input(name, "cpu", 0, NUMBERS[array.dtype], array.shape, array.ctypes.data)
         for name in outputs:
-            given = None if into is None else into.get(name)
-            if given is None:
+            destination = None if into is None else into.get(name)
+            if destination is None:
                 binding.bind_output(name)
             else:
-                binding.bind_output(name, "cpu", 0, NUMBERS[given.dtype], given.shape, given.ctypes.data)
+                binding.bind_output(
+                    name, "cpu", 0, NUMBERS[destination.dtype], destination.shape, destination.ctypes.data
+                )
         try:
             with job.on_stop(lambda: setattr(options, "terminate", True)):
                 job.check()
@@ -113,8 +115,8 @@ class NetworkSession:
             if into:  # the shapes that were inferred may be others than the runtime's
                 return self.run(inputs, outputs, job, peak_bytes=peak_bytes)
             raise _refusal(self.model, error) from None
-        found = dict(zip(outputs, binding.get_outputs(), strict=True))
-        return {name: into[name] if into and name in into else value.numpy() for name, value in found.items()}
+        values = dict(zip(outputs, binding.get_outputs(), strict=True))
+        return {name: into[name] if into and name in into else value.numpy() for name, value in values.items()}
 
     def node_times(self, inputs: Mapping[str, Array], outputs: Sequence[str], job: Job) -> NodeTimes:
         """Run it twice in a session of its own, and say how long each node took in the second run.

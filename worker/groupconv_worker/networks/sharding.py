@@ -64,24 +64,24 @@ class Sharder:
         """
         if call.spare < 0 and call.cut in ("", WHOLE):
             return None
-        found = self._find(call)
+        known = self._find(call)
         if call.cut == WHOLE:
             return None
-        cut = found.requested(call, self._gang.nodes) if call.cut else found.best if self._gang.idle else None
+        cut = known.requested(call, self._gang.nodes) if call.cut else known.best if self._gang.idle else None
         if cut is None:
             return None
         try:
-            network = found.networks.get(cut.key) or self._asked(found, cut, call, model, job)
+            network = known.networks.get(cut.key) or self._asked(known, cut, call, model, job)
             outputs, parts = self._gang.run(network, call.inputs, job, call.into)
         except (InternalError, MemoryError) as error:
             log.warning("network %s starts again on one worker: %s", call.network, error)
             if isinstance(error, GangLostError):
-                self._discard(found, cut.key)
-                if found.is_best(cut.key):
-                    found.best, found.started = None, False  # prepared again for those that are there then
+                self._discard(known, cut.key)
+                if known.is_best(cut.key):
+                    known.best, known.started = None, False  # prepared again for those that are there then
             return None
         ids = network.ids
-        reason = f"cut {cut}, {found.reason if found.is_best(cut.key) else 'as asked for'}"
+        reason = f"cut {cut}, {known.reason if known.is_best(cut.key) else 'as asked for'}"
         reports = tuple(
             PartReport(OURS, nodes, part.seconds, f"{name}'s part, {reason}")
             for name, nodes, part in zip(ids, network.nodes, parts, strict=True)
@@ -102,21 +102,21 @@ class Sharder:
     def answered(self, call: NetworkCall, model: Model, ran: NetworkRun) -> None:
         """One worker has answered a call that `run` left to it: have cuts measured, once its way is settled."""
         several = self._known.get((call.network, call.version))
-        found = None if several is None else several.get(_shapes(call))  # none once the version is unloaded
-        if found is None or found.started or not ran.settled or call.spare < 0 or not enabled():
+        known = None if several is None else several.get(_shapes(call))  # none once the version is unloaded
+        if known is None or known.started or not ran.settled or call.spare < 0 or not enabled():
             return
-        found.started = True
+        known.started = True
         copies = {name: array.copy() for name, array in call.inputs.items()}
         mine = NetworkCall(
             call.network, call.version, copies, call.outputs, spare=call.spare, cut=WHOLE, planner=call.planner
         )
-        self._background.do(lambda: self._prepare(found, mine, model))
+        self._background.do(lambda: self._prepare(known, mine, model))
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
         with self._lock:
-            several = [list(found.networks.values()) for found in self._known.get((network, version), {}).values()]
-        return sum(made.nbytes for networks in several for made in networks)
+            several = [list(known.networks.values()) for known in self._known.get((network, version), {}).values()]
+        return sum(cut_network.nbytes for networks in several for cut_network in networks)
 
     def wait(self) -> None:
         """Block until all cuts so far were tried (for tests)."""
@@ -125,9 +125,9 @@ class Sharder:
     def forget(self, network: str, version: int) -> None:
         """Drop the programs of a version. A call that runs on one goes on to its end."""
         with self._lock:
-            for found in self._known.pop((network, version), {}).values():
-                found.gone, found.best = True, None
-                found.networks.clear()
+            for known in self._known.pop((network, version), {}).values():
+                known.gone, known.best = True, None
+                known.networks.clear()
 
     def close(self) -> None:
         """Try nothing more, and end the gang's threads."""
@@ -138,39 +138,39 @@ class Sharder:
         shapes = _shapes(call)
         with self._lock:
             several = self._known.setdefault((call.network, call.version), OrderedDict())
-            found = several[shapes] = several.pop(shapes, KnownCuts())
+            known = several[shapes] = several.pop(shapes, KnownCuts())
             while len(several) > KEPT:
                 evicted = several.popitem(last=False)[1]
                 evicted.gone = True
                 for key in list(evicted.networks):
                     self._discard(evicted, key)
-        return found
+        return known
 
-    def _discard(self, found: KnownCuts, key: str) -> None:
+    def _discard(self, known: KnownCuts, key: str) -> None:
         """Drop the network of a cut."""
-        network = found.networks.pop(key, None)
+        network = known.networks.pop(key, None)
         if network is not None:
             self._gang.drop(network)
 
-    def _prepare(self, found: KnownCuts, call: NetworkCall, model: Model) -> None:
+    def _prepare(self, known: KnownCuts, call: NetworkCall, model: Model) -> None:
         """Plan the cuts that are to be measured, and measure them once their kernels are compiled."""
         try:
-            cuts = found.candidates(call, self._gang.nodes)
+            cuts = known.candidates(call, self._gang.nodes)
         except GroupconvError as error:
-            found.reason = str(error)
+            known.reason = str(error)
             return
 
         def then(make: Make) -> None:
             try:
-                self._try(found, cuts, call, model, make)
+                self._try(known, cuts, call, model, make)
             except GangLostError as error:
-                found.started = False  # and tried again
+                known.started = False  # and tried again
                 log.info("network %s was not cut: %s", call.network, error)
 
         if not self._gang.prepare(call, model, cuts, self._later(then)):
-            found.reason = "there is no process that compiles"
+            known.reason = "there is no process that compiles"
 
-    def _asked(self, found: KnownCuts, cut: CutChoice, call: NetworkCall, model: Model, job: Job) -> GangNetwork:
+    def _asked(self, known: KnownCuts, cut: CutChoice, call: NetworkCall, model: Model, job: Job) -> GangNetwork:
         """The network cut as it was asked to be, once its kernels are compiled."""
         done = threading.Event()
         networks: list[GangNetwork | None] = []
@@ -178,7 +178,7 @@ class Sharder:
 
         def then(make: Make) -> None:
             try:
-                networks.append(found.networks.get(cut.key) or self._make(found, cut, make, call.spare))
+                networks.append(known.networks.get(cut.key) or self._make(known, cut, make, call.spare))
             except GangLostError as error:
                 lost.append(error)
             finally:
@@ -193,54 +193,54 @@ class Sharder:
             raise lost.pop()
         network = networks[0] if networks else None
         if network is None:
-            why = found.reasons.get(cut.key, "the log says why")
+            why = known.reasons.get(cut.key, "the log says why")
             raise InvalidArgumentError("cut", f"a way to cut this network ({why})", cut.name)
         return network
 
-    def _make(self, found: KnownCuts, cut: CutChoice, make: Make, spare: int) -> GangNetwork | None:
+    def _make(self, known: KnownCuts, cut: CutChoice, make: Make, spare: int) -> GangNetwork | None:
         """The network of a cut; `found.reasons` says why there is none."""
         try:
-            made = make(cut)
+            network = make(cut)
         except UncutError as error:
-            found.reasons[cut.key] = str(error)
+            known.reasons[cut.key] = str(error)
             return None
-        if made.nbytes > spare:
-            self._gang.drop(made)
-            found.reasons[cut.key] = f"{human_bytes(made.nbytes)} of programs do not fit"
+        if network.nbytes > spare:
+            self._gang.drop(network)
+            known.reasons[cut.key] = f"{human_bytes(network.nbytes)} of programs do not fit"
             return None
-        if not found.gone:
-            found.networks[cut.key] = made
-            for key in found.superfluous():
-                self._discard(found, key)
-        return made
+        if not known.gone:
+            known.networks[cut.key] = network
+            for key in known.superfluous():
+                self._discard(known, key)
+        return network
 
-    def _try(self, found: KnownCuts, cuts: Sequence[CutChoice], call: NetworkCall, model: Model, make: Make) -> None:
+    def _try(self, known: KnownCuts, cuts: Sequence[CutChoice], call: NetworkCall, model: Model, make: Make) -> None:
         """Measure each cut beside one worker, and keep the fastest if it is faster."""
         ratios: dict[str, float] = {}
-        asked_for = set(found.networks)
-        for cut in () if found.gone or self._background.closed else cuts:
-            network = found.networks.get(cut.key) or self._make(found, cut, make, call.spare)
+        asked_for = set(known.networks)
+        for cut in () if known.gone or self._background.closed else cuts:
+            network = known.networks.get(cut.key) or self._make(known, cut, make, call.spare)
             if network is None:
                 continue
-            ratios[cut.key] = self._measure(found, network, call, model)
+            ratios[cut.key] = self._measure(known, network, call, model)
             for key, ratio in ratios.items():
                 if key not in asked_for and (ratio >= 1 or ratio > min(ratios.values())):
-                    self._discard(found, key)
+                    self._discard(known, key)
         best = min(cuts, key=lambda cut: ratios.get(cut.key, math.inf))
         ratio = ratios.get(best.key, math.inf)
         if math.isinf(ratio):
-            found.reason = "; ".join(f"{key}: {why}" for key, why in found.reasons.items())
+            known.reason = "; ".join(f"{key}: {why}" for key, why in known.reasons.items())
             return
-        found.reason = f"measured at {ratio:.2f} × one worker's time"
-        if ratio < 1 and not found.gone:
-            found.best = best
-        log.info("network %s, cut %s: %s", call.network, best, found.reason)
+        known.reason = f"measured at {ratio:.2f} × one worker's time"
+        if ratio < 1 and not known.gone:
+            known.best = best
+        log.info("network %s, cut %s: %s", call.network, best, known.reason)
 
-    def _measure(self, found: KnownCuts, network: GangNetwork, call: NetworkCall, model: Model) -> float:
+    def _measure(self, known: KnownCuts, network: GangNetwork, call: NetworkCall, model: Model) -> float:
         """The time of a cut over that of one worker, the least of runs in turns; infinite if they disagree."""
         whole: list[float] = []
         cut: list[float] = []
-        for _ in rounds(lambda: found.gone or self._background.closed):
+        for _ in rounds(lambda: known.gone or self._background.closed):
             with Job() as job:
                 ran = self._whole(call, model, job)
                 whole.append(ran.seconds)

@@ -73,9 +73,9 @@ def default_path() -> Path | None:
 def versions(machine: str) -> str:
     """What a choice depends on beside its problem: the machine, the engine's code, the libraries that compute."""
     packages = ("numpy", "numba", "onnxruntime")
-    found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    of_packages = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     code = digest("*.py", "tuning/*.py", "cpu/**/*.py", "cuda/algorithms/*.py", "cuda/engine.py")
-    return ", ".join([machine, f"code {code}", *found])
+    return ", ".join([machine, f"code {code}", *of_packages])
 
 
 class Tuner:
@@ -114,10 +114,10 @@ class Tuner:
         if len(candidates) == 1:
             return next(iter(candidates.values()))()
         with _one_at_a_time(self._lock), self._file.alone():  # two tunings at once would time each other
-            found = self._file.read().get(key)
-            if found is not None and found != self._choices.get(key) and found.rstrip(DOUBT) in candidates:
-                self._choices = newest(self._choices | {key: found})  # another process has measured meanwhile
-                return candidates[found.rstrip(DOUBT)]()
+            choice = self._file.read().get(key)
+            if choice is not None and choice != self._choices.get(key) and choice.rstrip(DOUBT) in candidates:
+                self._choices = newest(self._choices | {key: choice})  # another process has measured meanwhile
+                return candidates[choice.rstrip(DOUBT)]()
             name, best, disturbed = self._measure(problem, candidates)
             self._file.add(key, self._note(key, name, sure=not disturbed))
             return_freed_memory()
@@ -173,13 +173,13 @@ class Tuner:
         others = np.zeros(DISPLACED)
         watch.begin()
         for turn in range(1, ROUNDS + 1):
-            for name, found in times.items():
+            for name, seconds in times.items():
                 others += 1.0
-                found += [watch.seconds(prepared[name]) for _ in range(TURN)]
-            medians = {name: statistics.median(found) for name, found in times.items()}
+                seconds += [watch.seconds(prepared[name]) for _ in range(TURN)]
+            medians = {name: statistics.median(seconds) for name, seconds in times.items()}
             if turn >= SURE:
                 limit = min(medians.values()) * SLOWER
-                times = {name: found for name, found in times.items() if medians[name] <= limit}
+                times = {name: seconds for name, seconds in times.items() if medians[name] <= limit}
             if len(times) == 1 or watch.wall > SECONDS:
                 break
         best = min(times, key=lambda name: medians[name])

@@ -41,9 +41,9 @@ class ChoiceFile:
             return
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            found = self._versions()
-            found[self.version] = newest(found.pop(self.version, {}) | {key: choice})
-            merged = dict(list(found.items())[-KEPT:])
+            by_version = self._versions()
+            by_version[self.version] = newest(by_version.pop(self.version, {}) | {key: choice})
+            merged = dict(list(by_version.items())[-KEPT:])
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
                 json.dump(merged, file, indent=0)
             Path(file.name).replace(self.path)

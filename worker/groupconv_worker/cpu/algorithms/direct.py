@@ -46,9 +46,9 @@ class Direct:
         The compiled code has an instruction for each cell of a step along a row.
         """
         g = problem.geometry
-        found = phases(zero_padded(g))
-        short = all(max(phase.plane.stride[1], phase.step[1]) <= MAX_STEP for phase in found)
-        return problem.types.accumulate in NATIVE and bool(found) and short and not padding_dominates(g)
+        phases_of_kernel = phases(zero_padded(g))
+        short = all(max(phase.plane.stride[1], phase.step[1]) <= MAX_STEP for phase in phases_of_kernel)
+        return problem.types.accumulate in NATIVE and bool(phases_of_kernel) and short and not padding_dominates(g)
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
         """Pack the filters for the lanes; those of a one-shot kernel when it runs, chunk by chunk."""
@@ -107,14 +107,14 @@ class _Passes:
         relu = int(g.activation is not None and g.activation.kind == "relu")
         output = g.output if g.rank == 2 else (1, *g.output)
         scratch, stages, lanes = Scratch(), [], simd.lanes(dtype.itemsize)
-        found = [replace(phase, plane=strips(phase, lanes)) for phase in phases(g)]
-        spread = Spread([p.plane for p in found], lanes)
+        striped = [replace(phase, plane=strips(phase, lanes)) for phase in phases(g)]
+        spread = Spread([p.plane for p in striped], lanes)
         wide = X
         if not spread.is_identity:
             wide = scratch.room(spread.size, dtype)
             stages.append(KernelStage(layout.spread(dtype), (X, wide, *spread.extents), spread.rows))
-        size = vectors(found[0].plane, lanes) * lanes
-        blocks = -(-found[0].plane.filters // size)
+        size = vectors(striped[0].plane, lanes) * lanes
+        blocks = -(-striped[0].plane.filters // size)
         block_filters = math.prod(g.weight_shape) // g.out_channels * size
         self.filters, self.biases = g.groups * blocks * block_filters, blocks * size
         everything = Chunk(0, g.groups, 0, blocks)
@@ -129,7 +129,7 @@ class _Passes:
             if once:
                 stages.append(packing(g, size, dtype, chunk, WEIGHT, packed))
             tap = 0
-            for phase in found:
+            for phase in striped:
                 where = (tap, math.prod(g.kernel))
                 stages.append(
                     _stage(phase, spread, wide, dtype, where, output, relu, chunk, packed, leave_out=leave_out)

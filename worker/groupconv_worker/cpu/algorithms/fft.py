@@ -96,10 +96,10 @@ class _Fft:
         with np.errstate(all="ignore"):
             for group, filters in enumerate(self.w):
                 current().check()
-                found = fft.rfft2(filters.astype(WIDER[w.dtype]), self.shape).conj()
+                spectrum = fft.rfft2(filters.astype(WIDER[w.dtype]), self.shape).conj()
                 if group == 0:
-                    self.spectra = np.empty((len(self.w), *found.shape), found.dtype)
-                self.spectra[group] = found
+                    self.spectra = np.empty((len(self.w), *spectrum.shape), spectrum.dtype)
+                self.spectra[group] = spectrum
             self.promise = Promise(self.w, self.shape)
 
     @property
@@ -131,18 +131,18 @@ class _Fft:
         into, taken = zip(*(overlap(first - low, extent, have) for first, low, extent, have in axes), strict=True)
         tile[:, *into] = x[:, *taken]
         rows, columns = (slice(s, s + n) for s, n in zip(start, self.step, strict=True))
-        made = y[:, rows, columns]
-        if self.promise.holds(group, tile, made.shape[1:]):
+        outputs = y[:, rows, columns]
+        if self.promise.holds(group, tile, outputs.shape[1:]):
             seen = self._fft.rfft2(
                 tile[:, : self.shape[0], : self.shape[1]].astype(WIDER[x.dtype])
             )  # (C/g, rows, columns/2 + 1)
             for m, spectrum in enumerate(self.spectra[group]):
                 current().check()
                 answer = self._fft.irfft2((spectrum * seen).sum(axis=0), self.shape)
-                made[m] = answer[: made.shape[1], : made.shape[2]] + self.bias[group, m]
+                outputs[m] = answer[: outputs.shape[1], : outputs.shape[2]] + self.bias[group, m]
         else:
             for m, filters in enumerate(self.w[group]):
-                made[m] = summed(tile, filters, made.shape[1:]) + self.bias[group, m]
+                outputs[m] = summed(tile, filters, outputs.shape[1:]) + self.bias[group, m]
 
 
 class Promise:

@@ -45,12 +45,12 @@ class Grouped:
 
     def supports(self, problem: Problem) -> bool:
         """Few taps, a small stride and dilation, one or two axes."""
-        found = phases(zero_padded(problem.geometry))
+        phases_of_kernel = phases(zero_padded(problem.geometry))
         return (
-            bool(found)
+            bool(phases_of_kernel)
             and not padding_dominates(problem.geometry)
             and problem.types.accumulate in NATIVE
-            and all(_supported(p.plane) for p in found)
+            and all(_supported(p.plane) for p in phases_of_kernel)
         )
 
     def prepare(self, problem: Problem, weight: Array, bias: Array | None, *, resident: bool) -> Prepared:
@@ -100,10 +100,10 @@ class _Grouped:
 @bounded(16 * MIB, arrays_bytes)
 def _order(g: Geometry) -> Array | None:
     """The position in the kernel of each weight in order (phases, M, C/g, taps); None if the order is the same."""
-    there = np.arange(math.prod(g.weight_shape)).reshape(g.weight_shape)
-    filters = filters_of(there, g, there.dtype)
+    indices = np.arange(math.prod(g.weight_shape)).reshape(g.weight_shape)
+    filters = filters_of(indices, g, indices.dtype)
     order = np.concatenate([phase_filters(filters, phase).reshape(-1) for phase in phases(g)])
-    return None if np.array_equal(order, there.reshape(-1)) else order
+    return None if np.array_equal(order, indices.reshape(-1)) else order
 
 
 class PlaneKernel:

@@ -108,8 +108,8 @@ class _Sliced:
         self.nbytes = len(self.parts) * SESSION + (2 * weights_bytes if resident else weights_bytes)
 
     def run(self, x: Array, y: Array) -> None:
-        for sample, made in zip(x, y, strict=True):
-            self._sample(sample, made)
+        for sample, output in zip(x, y, strict=True):
+            self._sample(sample, output)
 
     def _sample(self, x: Array, y: Array) -> None:
         job = current()

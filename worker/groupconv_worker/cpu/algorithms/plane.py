@@ -101,7 +101,7 @@ def phases(g: Geometry) -> tuple[Phase, ...]:
     axes = [_axis(g, axis) for axis in range(g.rank)]
     rows, columns = axes if g.rank == 2 else ([_SINGLE], axes[0])
     extents = g.input if g.rank == 2 else (1, *g.input)
-    found = []
+    all_phases = []
     for row, column in itertools.product(rows, columns):
         plane = Plane(
             groups=g.groups,
@@ -114,8 +114,8 @@ def phases(g: Geometry) -> tuple[Phase, ...]:
             low=(row.low, column.low),
             output=(row.output, column.output),
         )
-        found.append(Phase(plane, (row.taps, column.taps), (row.start, column.start), (row.step, column.step)))
-    return tuple(found)
+        all_phases.append(Phase(plane, (row.taps, column.taps), (row.start, column.start), (row.step, column.step)))
+    return tuple(all_phases)
 
 
 class _Axis(NamedTuple):
@@ -141,7 +141,7 @@ def _axis(g: Geometry, axis: int) -> list[_Axis]:
         return [_Axis(range(kernel), s, low, d, outputs)]
     # f + low - k·d is divisible by s for one k of every `period`, if at all
     common = math.gcd(s, d)
-    period, found = s // common, []
+    period, axes = s // common, []
     inverse = pow(d // common, -1, period)
     for f in range(min(s, outputs)):
         first = (f + low) // common * inverse % period
@@ -150,8 +150,8 @@ def _axis(g: Geometry, axis: int) -> list[_Axis]:
         taps = range(first, kernel, period)[::-1]
         offset = (f + low - taps[0] * d) // s
         dilation = d // common if len(taps) > 1 else 1
-        found.append(_Axis(taps, 1, -offset, dilation, -(-(outputs - f) // s), f, s))
-    return found
+        axes.append(_Axis(taps, 1, -offset, dilation, -(-(outputs - f) // s), f, s))
+    return axes
 
 
 def zero_padded(g: Geometry) -> Geometry:

@@ -99,8 +99,8 @@ class Winograd:
         # it stands in for the kernel, which leaves any other activation than relu to Samples
         plain = Problem(g if activated else replace(g, activation=None), problem.types)
         once = functools.partial(self._direct, plain, weight, bias, resident=resident)
-        made = once() if resident else None
-        direct = once if made is None else lambda: made  # `once` holds the weights as they came
+        fallback = once() if resident else None
+        direct = once if fallback is None else lambda: fallback  # `once` holds the weights as they came
         passes = self.passes(g.with_batch(1), once=not resident and g.batch == 1)
         dtype, room = np.dtype(np.float32), None
         filters = np.ascontiguousarray(filters_of(weight, g, dtype))
@@ -110,7 +110,7 @@ class Winograd:
             filters = room.array
         biases = np.zeros((g.groups, passes.biases), dtype)
         biases[:, : g.out_channels // g.groups] = bias_of(bias, g, dtype).reshape(g.groups, -1)
-        nbytes = passes.nbytes + (0 if made is None else made.nbytes)
+        nbytes = passes.nbytes + (0 if fallback is None else fallback.nbytes)
         kernel = WinogradKernel(passes.program, phases(g)[0].plane, filters, biases, direct, nbytes, room)
         return Samples(problem, kernel, activated=activated)
 
@@ -163,17 +163,17 @@ class _Passes:
             apart((1 if once else G * blocks) * inputs * LANES * vectors * LANES),
             apart(G * outputs * count * LANES),
         )
-        seen, made = (scratch.room(TILE**2 * product, dtype) for product in (x_product, y_product))
+        seen, y_tiles = (scratch.room(TILE**2 * product, dtype) for product in (x_product, y_product))
         apart_by = (x_product, w_product, y_product)
         if once:
             room = scratch.room(threads * TILE**2 * w_product, dtype)
             sizes = (plane.channels, plane.filters, inputs, blocks, count, *apart_by, threads, *[0] * threads)
             multiply = kernels.product_of_filters(vectors, size, extent)
-            products = KernelStage(multiply, (seen, WEIGHT, room, made, *sizes), G * blocks)
+            products = KernelStage(multiply, (seen, WEIGHT, room, y_tiles, *sizes), G * blocks)
         else:
             multiply = kernels.product(vectors, size)
             products = KernelStage(
-                multiply, (seen, WEIGHT, made, G, inputs, blocks, count, *apart_by), TILE**2 * G * blocks
+                multiply, (seen, WEIGHT, y_tiles, G, inputs, blocks, count, *apart_by), TILE**2 * G * blocks
             )
         stages = []
         for start in range(0, tile_rows, rows):
@@ -184,7 +184,7 @@ class _Passes:
             stages += [
                 KernelStage(kernels.transform_input(extent), (X, wide, seen, *into), G * inputs),
                 products,
-                KernelStage(kernels.transform_output(extent), (made, BIAS, wide, Y, *back, NOTE), G * outputs),
+                KernelStage(kernels.transform_output(extent), (y_tiles, BIAS, wide, Y, *back, NOTE), G * outputs),
             ]
         self.program = Program(winograd.team, winograd.buffers, stages, scratch)
         self.filters, self.biases = TILE**2 * w_product, outputs * LANES

@@ -63,14 +63,14 @@ def convolution(
         ValueError: a layout is not that of the geometry, a margin is too narrow, or there is no lowering.
     """
     check(g, x, y, epilogue)
-    found = phases(g)
-    if not found or g.rank > 2 or g.padding_mode != "zeros":
+    all_phases = phases(g)
+    if not all_phases or g.rank > 2 or g.padding_mode != "zeros":
         raise ValueError(f"geometry: expected one or two axes, padded with zeros, with a tap for each output, got {g}")
     filters = filters_of(weight, g, np.dtype(np.float32))
     start, out = padded_bias(bias, g.out_channels, y.lanes), Grid.of(y, Y)
     residual = None if epilogue.residual is None else Grid.of(epilogue.residual, RESIDUAL)
     stages, scratch = [], 0
-    for phase in found:
+    for phase in all_phases:
         plane = _on_rows(phase.plane, g)
         if isinstance(x, Plain):
             copies, grid = _padded(plane, x)
@@ -81,8 +81,8 @@ def convolution(
             grid = Grid.of(x, X)
         one = Pass(replace(phase, plane=plane), grid, out, residual)
         if winograd.pays(one) if use_winograd is None else use_winograd and winograd.takes(one):
-            made, size = winograd.stages(one, phase_filters(filters, phase), start, epilogue)
-            stages += made
+            winograd_stages, size = winograd.stages(one, phase_filters(filters, phase), start, epilogue)
+            stages += winograd_stages
             scratch = max(scratch, size)
         else:
             stages.append(_stage(one, phase_filters(filters, phase), start, epilogue))
@@ -120,14 +120,14 @@ def _stage(one: Pass, filters: Array, start: Array, epilogue: Epilogue) -> Kerne
     moves = one.x.pixel > 1 and MOVE * step_count(count, plane.channels, plane.groups, lanes) < _dense_steps(plane)
     if one.x.pixel > 1 and plane.channels == plane.filters == 1:
         by_rows = plane.kernel[1] in ROWS and plane.stride[1] in (1, 2) and plane.dilation[1] == 1
-        made = depthwise_steps(filters, one.tap_rows() if by_rows else one.taps(), lanes)
+        steps = depthwise_steps(filters, one.tap_rows() if by_rows else one.taps(), lanes)
         function = lanewise.kernel(0, *((plane.kernel[1], plane.stride[1]) if by_rows else (1, 0)))
-        tables = (*made[:3], one.x.plane)
-        weights, tasks = made.weights, vectors
+        tables = (*steps[:3], one.x.plane)
+        weights, tasks = steps.weights, vectors
     elif moves:
-        made = group_steps(filters, plane.groups, one.taps(), lanes, one.x.plane)
-        function, tables = lanewise.kernel(1, 1, 0), (*made[:3], 0)
-        weights, tasks = made.weights, vectors
+        steps = group_steps(filters, plane.groups, one.taps(), lanes, one.x.plane)
+        function, tables = lanewise.kernel(1, 1, 0), (*steps[:3], 0)
+        weights, tasks = steps.weights, vectors
     else:
         runs = _runs(one, filters)
         function, tables = dense.kernel(), (*runs[:3], lanes, runs.groups)

@@ -56,7 +56,7 @@ class Epilogue:
     @property
     def parameters(self) -> Array:
         """Two numbers that go with the code, float32."""
-        name, *given = self.activation or ("Clip",)
+        name, *arguments = self.activation or ("Clip",)
         values = [*DEFAULTS.get(name, ()), 0.0, 0.0][:2]
-        values[: len(given)] = given
+        values[: len(arguments)] = arguments
         return np.array(values, np.float32)

@@ -117,11 +117,11 @@ class Pass:
 
     def distances(self) -> tuple[int, ...]:
         """Elements: rows and pixels of x; planes, rows and pixels of y and of the residual."""
-        found = [self.phase.plane.stride[0] * self.x.row, self.x_pixel]
+        distances = [self.phase.plane.stride[0] * self.x.row, self.x_pixel]
         down, across = self.phase.step
         for grid in (self.y, self.residual or self.y):
-            found += [grid.plane, down * grid.row, across * grid.pixel]
-        return tuple(found)
+            distances += [grid.plane, down * grid.row, across * grid.pixel]
+        return tuple(distances)
 
     def bands(self, tasks: int) -> int:
         """Into how many bands the map is cut, where the filters make so many tasks."""

@@ -70,27 +70,27 @@ def stages(one: Pass, filters: Array, bias: Array, epilogue: Epilogue) -> tuple[
     x_plane = y_plane = apart(at_once * tiles * LANES)
     x_product, y_product = inputs * x_plane, outputs * y_plane
     tiles_in, tiles_out = Address(SCRATCH), Address(SCRATCH, 4 * PRODUCTS * x_product)
-    made = _transformed(filters, plane.groups, x_plane, x_product)
-    blocks, zeros = made.groups * -(-made.vectors // VECTORS), np.zeros(LANES, np.float32)
+    runs = _transformed(filters, plane.groups, x_plane, x_product)
+    blocks, zeros = runs.groups * -(-runs.vectors // VECTORS), np.zeros(LANES, np.float32)
     (above, below), (before, behind) = beyond(plane, 0), beyond(plane, 1)
     bounds = (-above, plane.input[0] + below, -before, plane.input[1] + behind)
     x, y, residual = one.addresses()
     other = one.residual or one.y
-    found = []
+    kernel_stages = []
     for first in range(0, tile_rows, at_once):
         count = min(at_once, tile_rows - first)
         part = (first, count, tiles)
         into = (*bounds, one.x.row, one.x.plane, *part, low, left, x_product, x_plane)
-        tables = (Epilogue().parameters, *made[:3], 0, made.groups, made.vectors)
+        tables = (Epilogue().parameters, *runs[:3], 0, runs.groups, runs.vectors)
         products = (*tables, 1, count * tiles, 1, 0, 0, LANES, y_plane, 0, LANES, 0, 0, 0)
         back = (epilogue.parameters, epilogue.code, rows, columns, *part, y_product, y_plane)
         cells = (one.y.plane, one.y.row, other.plane, other.row, outputs)
-        found += [
+        kernel_stages += [
             KernelStage(kernels.transform_input(), (x, tiles_in, *into), inputs * count),
-            KernelStage(dense.kernel(), (tiles_in, made.weights, zeros, tiles_out, 0, *products), blocks),
+            KernelStage(dense.kernel(), (tiles_in, runs.weights, zeros, tiles_out, 0, *products), blocks),
             KernelStage(kernels.transform_output(), (tiles_out, bias, y, residual, *back, *cells), outputs * count),
         ]
-    return found, 4 * PRODUCTS * (x_product + y_product)
+    return kernel_stages, 4 * PRODUCTS * (x_product + y_product)
 
 
 def _transformed(filters: Array, groups: int, plane: int, product: int) -> Runs:

@@ -67,18 +67,18 @@ class KernelCache(Cache):  # type: ignore[misc]
             NotCompiledError: it is not there, and this thread must not compile it.
         """
         target_context.refresh()
-        found = self._read(self._file(sig, target_context.codegen()), target_context)
-        if found is None:
+        overload = self._read(self._file(sig, target_context.codegen()), target_context)
+        if overload is None:
             check_compile()
-        return found
+        return overload
 
     def _read(self, name: str, target_context: Any) -> Any:
         for folder in (*folders(), SHIPPED):
             with contextlib.suppress(OSError):
                 check_private(folder)
-                found = self._rebuild(folder / name, (folder / name).read_bytes(), target_context)
-                if found is not None:
-                    return found
+                overload = self._rebuild(folder / name, (folder / name).read_bytes(), target_context)
+                if overload is not None:
+                    return overload
         return None
 
     def _rebuild(self, path: Path, content: bytes, target_context: Any) -> Any:
@@ -175,13 +175,13 @@ def _write(path: Path, content: bytes) -> None:
 
 def _make_room(folder: Path) -> None:
     """Remove what was written first until the folder holds no more than it may; other processes may do so, too."""
-    found = []
+    files = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
             facts = path.stat()
-            found.append((facts.st_mtime_ns, facts.st_size, path))
-    size = sum(of for _, of, _ in found)
-    for _, of, path in sorted(found):
+            files.append((facts.st_mtime_ns, facts.st_size, path))
+    size = sum(of for _, of, _ in files)
+    for _, of, path in sorted(files):
         if size <= CAPACITY:
             break
         with contextlib.suppress(OSError):

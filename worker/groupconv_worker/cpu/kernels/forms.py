@@ -108,14 +108,14 @@ class Forms:
         Raises:
             NotCompiledError: it is not there, and is not to be compiled here and now.
         """
-        made: dict[tuple[object, ...], Any] = {}
+        forms: dict[tuple[object, ...], Any] = {}
         name = f"{make.__module__}.{make.__qualname__}"
 
         @functools.wraps(make)
         def get(*key: object) -> Any:
-            found = made.get(key)
-            if found is not None:
-                return found
+            compiled = forms.get(key)
+            if compiled is not None:
+                return compiled
             if counted and self.count >= self.limit:
                 raise NotCompiledError
             form = Form(name, key)
@@ -134,14 +134,14 @@ class Forms:
                 compiling.release()
 
         def add(form: Form) -> Any:
-            if form.key not in made:
-                made[form.key] = make(*form.key)
+            if form.key not in forms:
+                forms[form.key] = make(*form.key)
                 self.made.append(form)
                 self.on_made(form)
                 self.count += counted
                 if counted and self.count == self.limit:
                     log.warning("there are %d forms of kernels, the limit; others use general algorithms", self.limit)
-            return made[form.key]
+            return forms[form.key]
 
         return get
 

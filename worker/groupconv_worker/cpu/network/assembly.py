@@ -101,6 +101,6 @@ Address(base=0, offset=0))], 228)
 def aligned_copy(array: Array) -> Array:
     """A flat copy as float32 from the start of a cache line on, with `SLACK` bytes of zeros behind it."""
     flat = np.ascontiguousarray(array, np.float32).reshape(-1)
-    found = aligned(flat.size + SLACK // 4)
-    found[: flat.size], found[flat.size :] = flat, 0
-    return found
+    copy = aligned(flat.size + SLACK // 4)
+    copy[: flat.size], copy[flat.size :] = flat, 0
+    return copy

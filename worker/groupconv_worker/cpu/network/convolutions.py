@@ -48,11 +48,11 @@ def margin(graph: Graph, node: Node) -> Margin:
         g = geometry(graph, node)
     except (UnsupportedNodeError, ValueError):
         return NO_MARGIN
-    found = NO_MARGIN
+    widest_margin = NO_MARGIN
     for phase in phases(g):
         (top, bottom), (left, right) = (beyond(phase.plane, axis) for axis in (0, 1))
-        found = widest(found, (top, left, bottom, right))
-    return found
+        widest_margin = widest(widest_margin, (top, left, bottom, right))
+    return widest_margin
 
 
 def lower_convolution(low: CpuLowering, node: Node) -> None:
@@ -66,14 +66,14 @@ def lower_convolution(low: CpuLowering, node: Node) -> None:
     fused = not after or after[0] in FUSED
     epilogue = Epilogue(after if fused else (), None if residual is None else residual.layout)
     layout = Plain(g.in_channels, *g.input) if source is None else source.layout
-    made = stages_of(low, node, g, (layout, y.layout), weight, bias, epilogue)
-    if made is None:
+    lowered = stages_of(low, node, g, (layout, y.layout), weight, bias, epilogue)
+    if lowered is None:
         return
     for n in range(y.samples):
-        scratch = low.assembly.block(made.scratch)
+        scratch = low.assembly.block(lowered.scratch)
         x = _raw(low, name, n) if source is None else source.sample(n)
         added = x if residual is None else residual.sample(n)
-        low.assembly.extend(made.stages, (scratch, scratch, x, y.sample(n), added))
+        low.assembly.extend(lowered.stages, (scratch, scratch, x, y.sample(n), added))
     if not fused:
         apply_in_place(low, y, after)
 
@@ -126,7 +126,7 @@ def stages_of(
 
 def _raw(low: CpuLowering, name: str, sample: int) -> Address:
     """The address of a sample of a tensor in C order."""
-    found = low.array(name)
-    if not isinstance(found, Address):
+    location = low.array(name)
+    if not isinstance(location, Address):
         raise UnsupportedNodeError("an input that is a constant")
-    return found.plus(4 * sample * math.prod(low.shape(name)[1:]))
+    return location.plus(4 * sample * math.prod(low.shape(name)[1:]))

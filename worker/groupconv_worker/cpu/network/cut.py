@@ -26,8 +26,8 @@ class CutNetwork(ABC):
         number: of the last run.
     """
 
-    def __init__(self, made: Partition) -> None:
-        self.partition, self.number = made, 0
+    def __init__(self, partition: Partition) -> None:
+        self.partition, self.number = partition, 0
         self._running = threading.Lock()
 
     @property
@@ -119,11 +119,11 @@ class CutNetwork(ABC):
                 run.check()
                 mine = {name: inputs[name][box.slices] for name, box in part.inputs.items()}
                 moved = sum(array.nbytes for array in mine.values())
-                made = self.compute(worker, mine, number, run)
+                computed = self.compute(worker, mine, number, run)
                 for name, pieces in self.partition.outputs.items():
                     for maker, box in pieces:
                         if maker == worker:
-                            piece = made[name][box.relative(part.outputs[name]).slices]
+                            piece = computed[name][box.relative(part.outputs[name]).slices]
                             outputs[name][box.slices] = piece
                             moved += piece.nbytes
                 return PartRun(time.perf_counter() - start, moved)

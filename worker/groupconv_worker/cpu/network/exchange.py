@@ -64,16 +64,16 @@ def lower_receive(low: CpuLowering, node: Node) -> None:
     pieces = [(box.relative(whole), word, zone) for box, word, zone in _pieces(low, node)]
     own = [(name, node.attributes["own"]) for name in node.inputs]
     if node.attributes["blocked"]:
-        made = low.new_map(y)
+        assembled = low.new_map(y)
         for name, held in own:
             common = held.common(whole)
             inner, channels = common.relative(whole), common.relative(held).ranges[1]
             source = region(low.map(name), common.relative(held))
-            pick(low, source, region(made, inner), range(channels.start, channels.stop), inner.ranges[1].start)
+            pick(low, source, region(assembled, inner), range(channels.start, channels.stop), inner.ranges[1].start)
         for box, word, zone in pieces:
             _await(low, word)
             source = _zone(box, zone)
-            pick(low, source, region(made, box), range(source.layout.channels), box.ranges[1].start)
+            pick(low, source, region(assembled, box), range(source.layout.channels), box.ranges[1].start)
         return
     parts = [(low.array(name), low.shape(name), held) for name, held in own]
     array = low.new_array(y)

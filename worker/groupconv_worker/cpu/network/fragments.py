@@ -161,9 +161,9 @@ class FragmentedNetwork:
             for _ in range(2):
                 self._run(steps, inputs, None)
             for profiler in profilers:
-                found = profiler.times()
-                times.seconds.update(found.seconds)
-                times.fused.update(found.fused)
+                profiled = profiler.times()
+                times.seconds.update(profiled.seconds)
+                times.fused.update(profiled.fused)
         for one in stamped:
             times.seconds.update(one.seconds())
         return times
@@ -171,12 +171,12 @@ class FragmentedNetwork:
     def _run(
         self, steps: Sequence[Program | _Session], inputs: Mapping[str, Array], into: Mapping[str, Array] | None
     ) -> tuple[dict[str, Array], list[float]]:
-        given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
-        found = output_arrays(self._outputs, into)
+        arrays_in = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
+        outputs = output_arrays(self._outputs, into)
         arena = self._arenas.take(self.arena_bytes)
         times = [time.perf_counter()]
         try:
-            places = [0] * FIRST_INPUT + [address(array) for array in (*given, *found.values())] + [arena.address]
+            places = [0] * FIRST_INPUT + [address(array) for array in (*arrays_in, *outputs.values())] + [arena.address]
             bases = [word for place in places[FIRST_INPUT:] for word in (place, 0)]
             for step in steps:
                 if isinstance(step, Program):
@@ -186,7 +186,7 @@ class FragmentedNetwork:
                 times.append(time.perf_counter())
         finally:
             self._arenas.give(arena)
-        return found, [b - a for a, b in itertools.pairwise(times)]
+        return outputs, [b - a for a, b in itertools.pairwise(times)]
 
     @property
     def _arena(self) -> int:

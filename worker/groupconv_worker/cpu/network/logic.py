@@ -34,22 +34,22 @@ def lower_not(low: CpuLowering, node: Node) -> None:
     _lower_truth(low, node, "Equal", [_numbers(low, node.inputs[0]), Given(np.zeros(16, np.float32), ())])
 
 
-def _lower_truth(low: CpuLowering, node: Node, function: str, given: list[Given]) -> None:
+def _lower_truth(low: CpuLowering, node: Node, function: str, operands: list[Given]) -> None:
     """A function whose values are 0 and 1, stored as truths."""
     out = node.outputs[0]
     shape = low.shape(out)
-    made = low.assembly.block(4 * math.prod(shape))
-    on_given(low, function, given, Given(made, shape), ())
-    _convert(low, made, low.any_array(out), np.dtype(np.float32), low.graph.tensors[out].dtype, math.prod(shape))
+    truths = low.assembly.block(4 * math.prod(shape))
+    on_given(low, function, operands, Given(truths, shape), ())
+    _convert(low, truths, low.any_array(out), np.dtype(np.float32), low.graph.tensors[out].dtype, math.prod(shape))
 
 
 def lower_where(low: CpuLowering, node: Node) -> None:
     """Where, of float32."""
-    given = [_numbers(low, name) for name in node.inputs]
+    operands = [_numbers(low, name) for name in node.inputs]
     if any(low.graph.tensors[name].dtype != np.float32 for name in node.inputs[1:]):
         raise UnsupportedNodeError("elements that are not float32")
     out = node.outputs[0]
-    on_given(low, "Where", given, Given(low.new_array(out), low.shape(out)), ())
+    on_given(low, "Where", operands, Given(low.new_array(out), low.shape(out)), ())
 
 
 def _numbers(low: CpuLowering, name: str) -> Given:
@@ -62,9 +62,9 @@ def _numbers(low: CpuLowering, name: str) -> Given:
         raise UnsupportedNodeError(f"elements of {dtype}")
     if constant is not None:
         return Given(aligned_copy(constant), shape)
-    made = low.assembly.block(4 * math.prod(shape))
-    _convert(low, low.array(name), made, dtype, np.dtype(np.float32), math.prod(shape))
-    return Given(made, shape)
+    numbers = low.assembly.block(4 * math.prod(shape))
+    _convert(low, low.array(name), numbers, dtype, np.dtype(np.float32), math.prod(shape))
+    return Given(numbers, shape)
 
 
 def _convert(low: CpuLowering, x: Address | Array, y: Address, source: np.dtype, target: np.dtype, count: int) -> None:

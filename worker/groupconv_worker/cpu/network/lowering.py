@@ -114,10 +114,10 @@ class CpuLowering:
                 if name in self._outputs and name in self.maps and name not in self.arrays:
                     self.array(name)
         for name, address in self._outputs.items():
-            found = self.array(name)
-            if found != address:
+            location = self.array(name)
+            if location != address:
                 nbytes = self.graph.tensors[name].nbytes
-                self.assembly.add(self.assembly.kernel(copied), (found, address, nbytes), -(-nbytes // BLOCK))
+                self.assembly.add(self.assembly.kernel(copied), (location, address, nbytes), -(-nbytes // BLOCK))
 
     def _lower(self, node: Node, lower: Mapping[str, Callable[["CpuLowering", Node], None]]) -> None:
         if node.op not in lower:
@@ -153,9 +153,9 @@ class CpuLowering:
         """A tensor as a channel-blocked map of a shape with as many elements, for readers of more axes than it has."""
         if (name, shape) not in self._copies:
             layout, samples = Blocked(shape[1], shape[-2], shape[-1]), slices(shape)
-            made = Map(self.assembly.block(samples * layout.nbytes), layout, layout.nbytes, samples)
-            self._change_layout(shape, self.array(name), made, to_blocks=True)
-            self._copies[name, shape] = made
+            copy = Map(self.assembly.block(samples * layout.nbytes), layout, layout.nbytes, samples)
+            self._change_layout(shape, self.array(name), copy, to_blocks=True)
+            self._copies[name, shape] = copy
         return self._copies[name, shape]
 
     def array(self, name: str) -> Address | Array:
@@ -234,10 +234,10 @@ class CpuLowering:
 
     def in_arena(self, name: str) -> Address | Array:
         """A tensor in C order where kernels may read beyond its end."""
-        found = self.array(name)
-        if isinstance(found, Address) and found.base < BLOCKS:
+        location = self.array(name)
+        if isinstance(location, Address) and location.base < BLOCKS:
             nbytes = self.graph.tensors[name].nbytes
             block = self.assembly.block(nbytes)
-            self.assembly.add(self.assembly.kernel(copied), (found, block, nbytes), -(-nbytes // BLOCK))
+            self.assembly.add(self.assembly.kernel(copied), (location, block, nbytes), -(-nbytes // BLOCK))
             return block
-        return found
+        return location

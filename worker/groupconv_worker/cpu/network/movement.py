@@ -51,10 +51,10 @@ def moved_last(low: CpuLowering, name: str, axes: Sequence[int]) -> Address | Ar
     source = low.array(name)
     if order == list(range(len(shape))):
         return source
-    made = low.assembly.block(low.graph.tensors[name].nbytes)
+    moved = low.assembly.block(low.graph.tensors[name].nbytes)
     own, extents = dense(shape), [shape[axis] for axis in order]
-    move(low, extents, (source, [own[axis] for axis in order]), (made, dense(extents)))
-    return made
+    move(low, extents, (source, [own[axis] for axis in order]), (moved, dense(extents)))
+    return moved
 
 
 def take_along(
@@ -101,20 +101,20 @@ def lower_pad_of_array(low: CpuLowering, node: Node) -> None:
             raise UnsupportedNodeError("elements that are not float32")
         value = np.full(16, node.attribute("value") or 0, np.float32)
         on_arrays(low, "First", [(value, ())], node.outputs[0], ())
-        own, there = dense(shape), dense(out)
+        own, out_strides = dense(shape), dense(out)
         lows = [around.get(axis, (0, 0)) for axis in range(len(shape))]
         inner = [n + min(0, a) + min(0, b) for n, (a, b) in zip(shape, lows, strict=True)]
         x_offset = sum(max(0, -a) * step for (a, _), step in zip(lows, own, strict=True))
-        y_offset = sum(max(0, a) * step for (a, _), step in zip(lows, there, strict=True))
+        y_offset = sum(max(0, a) * step for (a, _), step in zip(lows, out_strides, strict=True))
         target = low.array(node.outputs[0])
-        move(low, inner, (from_element(source, x_offset), own), (from_element(target, y_offset), there))
+        move(low, inner, (from_element(source, x_offset), own), (from_element(target, y_offset), out_strides))
         return
     padded = [axis for axis, pad in around.items() if pad != (0, 0)]
     current = list(shape)
     for axis in padded:
         before, after = around[axis]
-        kept = np.arange(current[axis])[max(0, -before) : current[axis] - max(0, -after)]
-        table = np.pad(kept, (max(0, before), max(0, after)), mode)
+        indices = np.arange(current[axis])[max(0, -before) : current[axis] - max(0, -after)]
+        table = np.pad(indices, (max(0, before), max(0, after)), mode)
         last = axis == padded[-1]
         size = 4 * math.prod(current) // current[axis] * len(table)
         made = y if last else low.assembly.block(size)
@@ -143,7 +143,7 @@ def lower_expand(low: CpuLowering, node: Node) -> None:
 def lower_tile(low: CpuLowering, node: Node) -> None:
     """Tile."""
     shape, out = low.shape(node.inputs[0]), low.shape(node.outputs[0])
-    extents = [n for there, own in zip(out, shape, strict=True) for n in (there // own if own else 1, own)]
+    extents = [n for extent, own in zip(out, shape, strict=True) for n in (extent // own if own else 1, own)]
     steps = [n for step in dense(shape) for n in (0, step)]
     move(low, extents, (low.array(node.inputs[0]), steps), (low.new_array(node.outputs[0]), dense(extents)))
 

@@ -156,12 +156,12 @@ class CompiledNetwork:
         Raises:
             DeadlineExceededError, CancelledError: the job of this thread is over.
         """
-        given = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
-        found = output_arrays(self._outputs, into)
-        bases = [word for array in (*given, *found.values()) for word in (address(array), 0)]
+        arrays_in = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
+        outputs = output_arrays(self._outputs, into)
+        bases = [word for array in (*arrays_in, *outputs.values()) for word in (address(array), 0)]
         bases += [shared[0], 0, shared[1], 0]
         (program or self._program).start(bases)
-        return found
+        return outputs
 
     def node_seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
         """Run it once, and say how long each node took, by its first output; not those of a network that is cut."""

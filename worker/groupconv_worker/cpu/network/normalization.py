@@ -46,32 +46,32 @@ def lower_instance_normalization(low: CpuLowering, node: Node) -> None:
 
 
 def _constants(low: CpuLowering, names: Sequence[str]) -> list[Array]:
-    found = [low.constant(name) for name in names if name]
-    if any(array is None for array in found):
+    arrays = [low.constant(name) for name in names if name]
+    if any(array is None for array in arrays):
         raise UnsupportedNodeError("weights that are no constants")
-    return [np.asarray(array, np.float64) for array in found]
+    return [np.asarray(array, np.float64) for array in arrays]
 
 
 def _normalize(low: CpuLowering, node: Node, length: int, factor: Array, summand: Array) -> None:
     """Normalize rows of so many elements, then multiply and add by arrays that broadcast to the output."""
     x, y = node.inputs[0], node.outputs[0]
     shape = low.shape(x)
-    made = low.assembly.block(low.graph.tensors[x].nbytes)
-    words = (low.array(x), made, rows.NORMALIZE, length, np.array([node.attribute("epsilon", 1e-5)], np.float32))
+    normalized = low.assembly.block(low.graph.tensors[x].nbytes)
+    words = (low.array(x), normalized, rows.NORMALIZE, length, np.array([node.attribute("epsilon", 1e-5)], np.float32))
     low.assembly.add(low.assembly.kernel(rows.rows), words, math.prod(shape) // max(1, length))
     constants = [(aligned_copy(values), values.shape) for values in (factor, summand)]
-    on_arrays(low, "MultiplyAdd", [(made, shape), *constants], y, ())
+    on_arrays(low, "MultiplyAdd", [(normalized, shape), *constants], y, ())
 
 
 def _affine(low: CpuLowering, node: Node, factor: Array, summand: Array) -> None:
     name, after = node.inputs[0], node.attribute("activation", ())
-    given = [aligned_copy(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
+    by_channel = [aligned_copy(np.broadcast_to(values, low.shape(name)[1:2])) for values in (factor, summand)]
     if node.outputs[0] in low.plan.maps:
         x, y = low.map(name), low.new_map(node.outputs[0])
-        rest = [Side(values, SAME, (LANES, 0, 0)) for values in given]
+        rest = [Side(values, SAME, (LANES, 0, 0)) for values in by_channel]
         for n in range(y.samples):
             on_map(low, "MultiplyAdd", [whole(x, n), *rest], y, n, after)
     else:
         shape = (low.shape(name)[1], *(1,) * (len(low.shape(name)) - 2))
-        sides = [(low.array(name), low.shape(name)), *((values, shape) for values in given)]
+        sides = [(low.array(name), low.shape(name)), *((values, shape) for values in by_channel)]
         on_arrays(low, "MultiplyAdd", sides, node.outputs[0], after)

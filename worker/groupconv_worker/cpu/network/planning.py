@@ -88,7 +88,7 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
         pointwise: operators of each element.
         margin: what a node needs around its first input.
     """
-    found = MemoryLayout()
+    layout = MemoryLayout()
     last_use = {name: number for number, node in enumerate(graph.nodes) for name in (*node.inputs, *node.outputs)}
     last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
     wanted = _read_as_maps(graph, pointwise)
@@ -100,24 +100,24 @@ def plan(graph: Graph, pointwise: frozenset[str], margin: Callable[[Node], Margi
             node.op in MAP_OPERATORS
             or received
             or turned
-            or (alike and any(name in found.maps for name in node.inputs))
+            or (alike and any(name in layout.maps for name in node.inputs))
         ):
-            found.maps.update(name for name in node.outputs if name and is_map(graph.tensors[name]))
+            layout.maps.update(name for name in node.outputs if name and is_map(graph.tensors[name]))
     for number, node in enumerate(graph.nodes):
-        if node.op == "Concat" and node.outputs[0] in found.maps:
-            parts = _parts_in_place(graph, node, found)
-        elif (node.op in pointwise or node.op in IN_PLACE) and node.outputs[0] in found.maps:
-            parts = _reused(graph, node, found) if last_use[node.inputs[0]] <= number else {}
+        if node.op == "Concat" and node.outputs[0] in layout.maps:
+            parts = _parts_in_place(graph, node, layout)
+        elif (node.op in pointwise or node.op in IN_PLACE) and node.outputs[0] in layout.maps:
+            parts = _reused(graph, node, layout) if last_use[node.inputs[0]] <= number else {}
         else:
             continue
-        found.roots.update(parts)
+        layout.roots.update(parts)
         for name, part in parts.items():  # nothing is placed in a part later: nodes come after those that they read
             last_use[part.name] = max(last_use[part.name], last_use[name])
     for node in graph.nodes:
         if node.op in ("Conv", "ConvTranspose") and node.inputs[0] in graph.tensors:
-            root = found.root(node.inputs[0]).name
-            found.margins[root] = widest(found.margins.get(root, NO_MARGIN), margin(node))
-    return found
+            root = layout.root(node.inputs[0]).name
+            layout.margins[root] = widest(layout.margins.get(root, NO_MARGIN), margin(node))
+    return layout
 
 
 def _read_as_maps(graph: Graph, pointwise: frozenset[str]) -> set[str]:
@@ -159,7 +159,7 @@ def _is_free(graph: Graph, name: str, plan_: MemoryLayout) -> bool:
     return name in plan_.maps and name in graph.makers and name not in plan_.roots
 
 
-def _parts_in_place(graph: Graph, node: Node, found: MemoryLayout) -> dict[str, Root]:
+def _parts_in_place(graph: Graph, node: Node, layout: MemoryLayout) -> dict[str, Root]:
     """The inputs of a concatenation along channels that can be made in their places: whole blocks."""
     rank = len(graph.tensors[node.outputs[0]].shape)
     if node.attributes.get("axis", 1) % rank != 1:
@@ -169,7 +169,7 @@ def _parts_in_place(graph: Graph, node: Node, found: MemoryLayout) -> dict[str, 
     for i, name in enumerate(node.inputs):
         count = graph.tensors[name].shape[1]
         whole = channel % LANES == 0 and (count % LANES == 0 or i == last)
-        if whole and _is_free(graph, name, found) and node.inputs.count(name) == 1:
+        if whole and _is_free(graph, name, layout) and node.inputs.count(name) == 1:
             parts[name] = Root(node.outputs[0], channel)
         channel += count
     return parts
@@ -188,8 +188,8 @@ def slice_box(graph: Graph, node: Node) -> Box | None:
     return box
 
 
-def _reused(graph: Graph, node: Node, found: MemoryLayout) -> dict[str, Root]:
+def _reused(graph: Graph, node: Node, layout: MemoryLayout) -> dict[str, Root]:
     """The first input, if the node may write over it, as nothing reads its memory afterwards."""
     x, y = node.inputs[0], node.outputs[0]
     alike = graph.tensors[x].shape == graph.tensors[y].shape
-    return {x: Root(y)} if alike and node.inputs.count(x) == 1 and _is_free(graph, x, found) else {}
+    return {x: Root(y)} if alike and node.inputs.count(x) == 1 and _is_free(graph, x, layout) else {}

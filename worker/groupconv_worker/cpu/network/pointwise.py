@@ -83,9 +83,9 @@ def function_of(node: Node) -> Function:
 
 def coded(function: Function) -> tuple[int, Array]:
     """The code and the two parameters of a function (name, *parameters); of nothing at all if it is empty."""
-    name, *given = function or ("Clip",)
+    name, *arguments = function or ("Clip",)
     values = [*DEFAULTS.get(name, ()), 0.0, 0.0][:2]
-    values[: len(given)] = given
+    values[: len(arguments)] = arguments
     if name == "Celu":
         values[1] = values[0]
     code = UNARY_CODES.get(SAME_AS.get(str(name), str(name)))
@@ -214,19 +214,19 @@ def add(
 def on_arrays(
     low: CpuLowering,
     operator: str,
-    given: Sequence[tuple[Address | Array, Sequence[int]]],
+    operands: Sequence[tuple[Address | Array, Sequence[int]]],
     target: str,
     after: Function,
 ) -> None:
     """One stage on arrays in C order, each with its shape."""
-    sides = [Given(*one) for one in given]
+    sides = [Given(*one) for one in operands]
     on_given(low, operator, sides, Given(low.new_array(target), low.shape(target)), after)
 
 
-def on_given(low: CpuLowering, operator: str, given: Sequence[Given], target: Given, after: Function) -> None:
+def on_given(low: CpuLowering, operator: str, operands: Sequence[Given], target: Given, after: Function) -> None:
     """One stage on arrays in C order that lie somewhere."""
     shape = target.shape
-    extents, steps = collapsed(shape, [*(broadcast(own, shape) for _, own in given), dense(shape)])
+    extents, steps = collapsed(shape, [*(broadcast(own, shape) for _, own in operands), dense(shape)])
     if len(extents) > 4:
         raise UnsupportedNodeError(f"broadcasting over {len(extents)} axes")
     *outer, run = extents
@@ -237,7 +237,7 @@ def on_given(low: CpuLowering, operator: str, given: Sequence[Given], target: Gi
         if length:
             whole_axes = [count, *outer, 1, 1] if pieces > 1 else [*outer, 1, 1, 1]
             sides = []
-            for (address, _), (*before, step) in zip((*given, target), steps, strict=True):
+            for (address, _), (*before, step) in zip((*operands, target), steps, strict=True):
                 axes = [*([length * step] if pieces > 1 else []), *before, 0, 0, 0]
                 mode = RUN if step else SPLAT
                 sides.append(Side(from_element(address, first * step), mode, (axes[0], axes[1], axes[2])))

@@ -34,13 +34,13 @@ def cut_network(graph: Graph, choice: CutChoice, teams: Sequence[Team]) -> "Shar
     return ShardedNetwork(choice.partition(graph, len(teams), LANES), teams)
 
 
-def connected(made: Partition) -> tuple[list[Graph], int]:
+def connected(partition: Partition) -> tuple[list[Graph], int]:
     """The graph of each part for its program, and the bytes of the memory that the parts share (see `zones`).
 
     Raises:
         UnsupportedNodeError: elements that cannot be exchanged.
     """
-    return zones.connected(made, _zone_bytes, blocked=is_blocked)
+    return zones.connected(partition, _zone_bytes, blocked=is_blocked)
 
 
 def _zone_bytes(tensor: Tensor, box: Box) -> int:
@@ -63,9 +63,9 @@ class ShardedNetwork(CutNetwork):
         UnsupportedNodeError, KernelsMissingError: as of `CompiledNetwork`.
     """
 
-    def __init__(self, made: Partition, teams: Sequence[Team]) -> None:
-        super().__init__(made)
-        graphs, shared_bytes = connected(made)
+    def __init__(self, partition: Partition, teams: Sequence[Team]) -> None:
+        super().__init__(partition)
+        graphs, shared_bytes = connected(partition)
         self._programs: list[CompiledNetwork] = []
         missing: list[Form] = []
         for graph, team in zip(graphs, teams, strict=True):

@@ -37,13 +37,13 @@ def simplified(graph: Graph) -> Graph:
         >>> [(node.op, made.tensors[node.outputs[0]].shape) for node in made.nodes]
         [('Reshape', (1, 2, 1, 9)), ('MaxPool', (1, 2, 1, 7)), ('Reshape', (1, 2, 7))]
     """
-    made = _Simplified(graph)
+    builder = _Simplified(graph)
     for node in graph.nodes:
-        for one in made.pairs(node):
-            made.add(one)
+        for one in builder.pairs(node):
+            builder.add(one)
     for name in graph.outputs:
-        made.plain(name)
-    return Graph(graph.inputs, graph.outputs, tuple(made.nodes), made.tensors, made.constants)
+        builder.plain(name)
+    return Graph(graph.inputs, graph.outputs, tuple(builder.nodes), builder.tensors, builder.constants)
 
 
 class _Simplified:
@@ -70,11 +70,11 @@ class _Simplified:
         for i, name in enumerate(node.inputs[1:], start=1):
             last = i == len(node.inputs) - 1
             shape = np.broadcast_shapes(shape, self.tensors[name].shape)
-            made = node.outputs[0] if last else f"{node.outputs[0]}/{i}"
+            output = node.outputs[0] if last else f"{node.outputs[0]}/{i}"
             if not last:
-                self.tensors[made] = Tensor(made, self.tensors[node.outputs[0]].dtype, shape)
-            yield Node(CHAINS[node.op], (first, name), (made,), {}, node.name)
-            first = made
+                self.tensors[output] = Tensor(output, self.tensors[node.outputs[0]].dtype, shape)
+            yield Node(CHAINS[node.op], (first, name), (output,), {}, node.name)
+            first = output
 
     def add(self, node: Node) -> None:
         """A node, with height 1 if it is one for that."""
@@ -113,8 +113,8 @@ class _Simplified:
     def _tall(self, name: str) -> Tensor:
         tensor = self.tensors[name]
         shape = (*tensor.shape[:-1], 1, *tensor.shape[-1:])
-        found = self.tensors[name + TWIN] = Tensor(name + TWIN, tensor.dtype, shape)
-        return found
+        twin = self.tensors[name + TWIN] = Tensor(name + TWIN, tensor.dtype, shape)
+        return twin
 
     def _twin(self, node: Node, position: int, name: str) -> str:
         """An input with height 1: the weights of windows and everything that has the axis."""

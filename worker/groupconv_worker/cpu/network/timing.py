@@ -35,10 +35,10 @@ class Stamped:
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each node in the last run, by its first output."""
-        found: dict[str, float] = {}
+        by_node: dict[str, float] = {}
         for name, took in zip(self._names, np.diff(self._clock), strict=True):
-            found[name] = found.get(name, 0.0) + float(took) / 1e9
-        return found
+            by_node[name] = by_node.get(name, 0.0) + float(took) / 1e9
+        return by_node
 
 
 def owners(ends: Sequence[tuple[str, int]], count: int) -> list[str]:
@@ -54,7 +54,7 @@ def owners(ends: Sequence[tuple[str, int]], count: int) -> list[str]:
         >>> owners([("reshape", 0)], 1)  # the copy into the caller's array
         ['reshape']
     """
-    found: list[str] = []
+    names: list[str] = []
     for name, end in ends:
-        found += [name] * (end - len(found))
-    return found + [ends[-1][0] if ends else ""] * (count - len(found))
+        names += [name] * (end - len(names))
+    return names + [ends[-1][0] if ends else ""] * (count - len(names))

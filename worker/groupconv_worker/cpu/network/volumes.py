@@ -44,9 +44,9 @@ class Depth(NamedTuple):
     @classmethod
     def of(cls, low: CpuLowering, node: Node, kernel: int) -> "Depth":
         """The window of a node whose kernel has so many slices."""
-        extent, made = (low.shape(name)[2] for name in (node.inputs[0], node.outputs[0]))
+        extent, out = (low.shape(name)[2] for name in (node.inputs[0], node.outputs[0]))
         pads, (stride, *_), (dilation, *_) = (node.attributes[name] for name in ("pads", "strides", "dilations"))
-        return cls(extent, made, kernel, stride, dilation, pads[0], pads[3])
+        return cls(extent, out, kernel, stride, dilation, pads[0], pads[3])
 
     def terms(self, slice_: int, *, transposed: bool) -> list[Term]:
         """What a slice of a convolution's output is the sum of.
@@ -72,7 +72,7 @@ def lower_convolution(low: CpuLowering, node: Node) -> None:
     x, y, depth = low.map(node.inputs[0]), low.new_map(node.outputs[0]), Depth.of(low, node, weight.shape[2])
     after = node.attribute("activation", ())
     fused = not after or after[0] in FUSED
-    made: dict[tuple[int, bool, bool], Lowered] = {}
+    by_tap: dict[tuple[int, bool, bool], Lowered] = {}
     for n in range(y.samples):
         sample, slice_ = divmod(n, depth.made)
         terms = depth.terms(slice_, transposed=node.op == "ConvTranspose")
@@ -81,23 +81,23 @@ def lower_convolution(low: CpuLowering, node: Node) -> None:
         for i, (tap, at) in enumerate(terms):
             first, last = i == 0, i + 1 == len(terms)
             added = residual if first else y
-            if (tap, first, last) not in made:
+            if (tap, first, last) not in by_tap:
                 epilogue = Epilogue(after if last and fused else (), None if added is None else added.layout)
                 filters = np.ascontiguousarray(weight[:, :, tap])
                 layouts = x.layout, y.layout
-                found = stages_of(low, node, g, layouts, filters, bias if first else None, epilogue)
-                if found is None:
+                lowered = stages_of(low, node, g, layouts, filters, bias if first else None, epilogue)
+                if lowered is None:
                     return
-                alike = next((other for key, other in made.items() if key[0] == tap), found)
-                made[tap, first, last] = sharing(found, alike)
-            scratch, source = low.assembly.block(made[tap, first, last].scratch), x.sample(sample * depth.extent + at)
+                alike = next((other for key, other in by_tap.items() if key[0] == tap), lowered)
+                by_tap[tap, first, last] = sharing(lowered, alike)
+            scratch, source = low.assembly.block(by_tap[tap, first, last].scratch), x.sample(sample * depth.extent + at)
             bases = scratch, scratch, source, y.sample(n), source if added is None else added.sample(n)
-            low.assembly.extend(made[tap, first, last].stages, bases)
+            low.assembly.extend(by_tap[tap, first, last].stages, bases)
     if not fused:
         apply_in_place(low, y, after)
 
 
-def sharing(found: Lowered, other: Lowered) -> Lowered:
+def sharing(lowered: Lowered, other: Lowered) -> Lowered:
     """The same stages with the arrays of others where these are equal: packed filters are kept once."""
 
     def one(word: Any, theirs: Any) -> Any:
@@ -106,9 +106,9 @@ def sharing(found: Lowered, other: Lowered) -> Lowered:
 
     stages = tuple(
         replace(stage, words=[one(*pair) for pair in zip(stage.words, like.words, strict=True)])
-        for stage, like in zip(found.stages, other.stages, strict=True)
+        for stage, like in zip(lowered.stages, other.stages, strict=True)
     )
-    return replace(found, stages=stages)
+    return replace(lowered, stages=stages)
 
 
 def lower_pool(low: CpuLowering, node: Node) -> None:
@@ -159,15 +159,15 @@ def lower_resize(low: CpuLowering, node: Node) -> None:
 
 def _resize_slices(low: CpuLowering, x: Map, matrix: Array) -> Map:
     """Each slice from two others, cell by cell."""
-    made, extent = matrix.shape
-    y = _slices(low, x, x.samples // extent * made)
+    out_extent, extent = matrix.shape
+    y = _slices(low, x, x.samples // extent * out_extent)
     cells = x.layout.plane
     table, shares = two_of_each(matrix)
     same, whole = np.repeat(np.arange(cells), 2), np.tile(np.array([1, 0], np.float32), cells)
-    words = (made, cells, table, same, shares, whole, x.plane, x.step // 4, y.plane, y.step // 4)
+    words = (out_extent, cells, table, same, shares, whole, x.plane, x.step // 4, y.plane, y.step // 4)
     for n in range(x.samples // extent):
-        bases = x.sample(n * extent), y.sample(n * made)
-        low.assembly.add(low.assembly.kernel(movement.resize), (*bases, *words), x.layout.blocks * made)
+        bases = x.sample(n * extent), y.sample(n * out_extent)
+        low.assembly.add(low.assembly.kernel(movement.resize), (*bases, *words), x.layout.blocks * out_extent)
     return y
 
 

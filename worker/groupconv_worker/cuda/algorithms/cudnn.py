@@ -131,12 +131,12 @@ class Cudnn(DeviceKernel):
         """Milliseconds of the fastest plan of a graph, which is kept. A plan that makes other NaNs is not used."""
         operations = self._operations(self.geometry.batch, self.geometry.groups, fused=self._fused)
         plan = self._cudnn.plan(operations)
-        found: list[tuple[float, CudnnPlan]] = []
+        timed: list[tuple[float, CudnnPlan]] = []
 
         def consider(candidate: CudnnPlan) -> None:
             self._cudnn.keep(operations, candidate)
             if nans is None or np.array_equal(self._nans(), nans):
-                found.append((measure(), candidate))
+                timed.append((measure(), candidate))
 
         consider(plan)
         if not plan.tuned:
@@ -149,9 +149,9 @@ class Cudnn(DeviceKernel):
                         consider(candidate)
                 except (self._cudnn.unsupported, ValueError, RuntimeError, MemoryError) as refusal:
                     log.debug("cuDNN's plan %d cannot be used: %s", index, refusal)
-        if not found:
+        if not timed:
             raise UnsupportedProblemError("a NaN does not stay one")
-        best, plan = min(found, key=lambda pair: pair[0])
+        best, plan = min(timed, key=lambda pair: pair[0])
         self._cudnn.keep(operations, replace(plan, tuned=True))
         return best
 
@@ -162,8 +162,8 @@ class Cudnn(DeviceKernel):
         y = cupy.empty((g.batch, g.out_channels, *g.output), storage(self.types.output))
         x.view(np.uint8).fill(0xFF)
         self.launch(x, y, 0, self.device.options.workspace)
-        found: Array = np.isnan(y[:1].get().view(self.types.output).astype(np.float32))
-        return found
+        nans: Array = np.isnan(y[:1].get().view(self.types.output).astype(np.float32))
+        return nans
 
     def variant(self) -> str:
         index = self.plan(self.geometry.batch, self.geometry.groups).index
@@ -177,10 +177,10 @@ class Cudnn(DeviceKernel):
         try:
             if self._cudnn.plan(operations).tuned or not index:
                 return
-            found = self._cudnn.at_index(self._cudnn.build(operations), int(index))
+            plan = self._cudnn.at_index(self._cudnn.build(operations), int(index))
         except (self._cudnn.unsupported, ValueError, RuntimeError) as refusal:
             raise UnsupportedProblemError(str(refusal)) from refusal
-        self._cudnn.keep(operations, replace(found, tuned=True))
+        self._cudnn.keep(operations, replace(plan, tuned=True))
 
     def launch(self, x: Any, y: Any, first_group: int, budget: int) -> None:  # the plan has a limit
         cupy, groups = self.device.cupy, self.groups_in(x)
@@ -190,17 +190,17 @@ class Cudnn(DeviceKernel):
         w = _aligned(self.filters[first_group * leading : (first_group + groups) * leading])
         workspace = cupy.empty(max(1, plan.workspace), np.uint8)
         # as cuDNN wants them; between two steps that do they lie in memory like that, and nothing is moved
-        x_in, there = (self._moved(array) for array in (x, y))
+        x_in, y_moved = (self._moved(array) for array in (x, y))
         x_in = _aligned(cupy.ascontiguousarray(x_in))
-        in_place = there.flags.c_contiguous and there.data.ptr % ALIGNMENT == 0
-        y_out = there if in_place else cupy.empty(there.shape, y.dtype)
+        in_place = y_moved.flags.c_contiguous and y_moved.data.ptr % ALIGNMENT == 0
+        y_out = y_moved if in_place else cupy.empty(y_moved.shape, y.dtype)
         addresses = {plan.x: x_in.data.ptr, plan.w: w.data.ptr, plan.y: y_out.data.ptr}
         if plan.bias is not None:
             bias = _aligned(self._graph_bias[0][first_group * self.outputs : (first_group + groups) * self.outputs])
             addresses[plan.bias] = bias.data.ptr
         self._cudnn.execute(plan, addresses, workspace.data.ptr, cupy.cuda.get_current_stream())
         if not in_place:
-            there[...] = y_out
+            y_moved[...] = y_out
         if not plan.fused:
             self.finish(y, first_group)
 

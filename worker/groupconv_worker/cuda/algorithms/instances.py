@@ -146,19 +146,19 @@ def every_instance() -> list[tuple[str, str]]:
     wide = {t: np.dtype(np.float64 if t.itemsize == 8 else np.float32) for t in FLOATS}
     inputs: list[Any] = [Types(t, t, wide[t], t) for t in FLOATS]
     inputs += [Types(np.dtype(t), int32, int32, int32) for t in (np.int8, np.uint8, np.int32)]
-    found = [
+    instances = [
         ("direct.cu", direct(types, tile, near=near))
         for types in inputs
         for tile in direct_tiles(types.input)
         for near in (True, False)
     ]
-    found += [("grouped.cu", grouped(t, *shape)) for t in FLOATS for shape in grouped_shapes(t)]
-    found += [("depthwise.cu", depthwise(t, *shape)) for t in FLOATS[:-1] for shape in depthwise_shapes()]
-    found += [("stencil.cu", stencil(t, *shape)) for t in FLOATS[:-1] for shape in stencil_shapes()]
-    found += [("patches.cu", patches(size, near=near)) for size, near in product(BITS, (True, False))]
-    found += [("finish.cu", finish_in_place(t, vector)) for t in FLOATS for vector in (1, 4)]
-    found += [("finish.cu", finish_channels_last(t, vector)) for t in FLOATS[:-1] for vector in (1, 4)]
-    found += [("finish.cu", crop(t)) for t in wide.values()]
-    found += [("finish.cu", combine(types)) for types in inputs]
-    found += [("spectral.cu", spectral(t, filters)) for t in wide.values() for filters in (1, 4)]
-    return list(dict.fromkeys(found))
+    instances += [("grouped.cu", grouped(t, *shape)) for t in FLOATS for shape in grouped_shapes(t)]
+    instances += [("depthwise.cu", depthwise(t, *shape)) for t in FLOATS[:-1] for shape in depthwise_shapes()]
+    instances += [("stencil.cu", stencil(t, *shape)) for t in FLOATS[:-1] for shape in stencil_shapes()]
+    instances += [("patches.cu", patches(size, near=near)) for size, near in product(BITS, (True, False))]
+    instances += [("finish.cu", finish_in_place(t, vector)) for t in FLOATS for vector in (1, 4)]
+    instances += [("finish.cu", finish_channels_last(t, vector)) for t in FLOATS[:-1] for vector in (1, 4)]
+    instances += [("finish.cu", crop(t)) for t in wide.values()]
+    instances += [("finish.cu", combine(types)) for types in inputs]
+    instances += [("spectral.cu", spectral(t, filters)) for t in wide.values() for filters in (1, 4)]
+    return list(dict.fromkeys(instances))

@@ -138,7 +138,11 @@ def plan_launch(
     square = square_of(g)
     assert square is not None, "supports() checks that it is one"
     kinds = (DEPTHWISE if filters == 1 else STENCIL).items()
-    side_by_side = next(n for n, there in kinds if n == 1 or (aligned and square in there and _whole_vectors(g, n)))
+    side_by_side = next(
+        n
+        for n, kinds_of_vectors in kinds
+        if n == 1 or (aligned and square in kinds_of_vectors and _whole_vectors(g, n))
+    )
     below = outputs_below(square[1], side_by_side, filters)
     per_group = -(-(g.out_channels // g.groups) // filters)
     count = thread_count(g, batch, groups, side_by_side, filters)

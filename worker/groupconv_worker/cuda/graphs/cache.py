@@ -101,7 +101,7 @@ class GraphCache:
         idle = [(graph.used, pool, graph) for pool in self._pools for graph in tuple(pool.idle)]
         if not idle:
             return False
-        _, pool, graph = min(idle, key=lambda found: found[0])
+        _, pool, graph = min(idle, key=lambda entry: entry[0])
         with suppress(ValueError):  # another thread has just taken it
             pool.idle.remove(graph)
         return True

@@ -23,10 +23,10 @@ class CapturedGraph:
         parts: bytes on the device by the identity of what holds them. Graphs of one stream share some.
     """
 
-    def __init__(self, graph: Any, memory: list[tuple[int, Any]], kept: list[Any]) -> None:
+    def __init__(self, graph: Any, memory: list[tuple[int, Any]], plans: list[Any]) -> None:
         self.launch: Callable[[Any], None] = graph.launch  # on a stream
-        self.memory, self._kept = memory, kept
-        self.parts = {id(block): size for size, block in memory} | {id(plan): _work_area(plan) for plan in kept}
+        self.memory, self._kept = memory, plans
+        self.parts = {id(block): size for size, block in memory} | {id(plan): _work_area(plan) for plan in plans}
 
 
 class GraphStream:
@@ -49,8 +49,8 @@ class GraphStream:
 
     def memory(self, position: int) -> tuple[int, Any]:
         """The largest allocation at a position in the order of allocation; (0, None) if there is none."""
-        found = (graph.memory[position] for graph in tuple(self.graphs) if position < len(graph.memory))
-        return max(found, key=lambda memory: memory[0], default=(0, None))
+        candidates = (graph.memory[position] for graph in tuple(self.graphs) if position < len(graph.memory))
+        return max(candidates, key=lambda memory: memory[0], default=(0, None))
 
 
 class GraphCapture:
@@ -69,8 +69,8 @@ class GraphCapture:
 
     def keep(self, thing: Any) -> None:
         """Have the graph that is captured now, if there is one, keep an object alive beside its memory."""
-        if (kept := self._kept) is not None:
-            kept.append(thing)
+        if (keeping := self._kept) is not None:
+            keeping.append(thing)
 
     def capture(
         self, work: Callable[[], None], *, wait: bool, transforms: bool, stream: GraphStream | None = None
@@ -107,11 +107,11 @@ class GraphCapture:
         # Asked for only where it is needed: it makes one for this thread, and CuPy collects all garbage when a thread
         # that has one ends.
         plans = self._cupy.fft.config.get_plan_cache() if transforms else ()
-        memory, kept = list[tuple[int, Any]](), list[Any]()
+        memory, keeping = list[tuple[int, Any]](), list[Any]()
 
         def malloc(size: int) -> Any:
-            found = shared.memory(len(memory)) if shared else (0, None)
-            memory.append(found if found[0] >= size > 0 else (size, self._pool.malloc(size)))
+            shared_memory = shared.memory(len(memory)) if shared else (0, None)
+            memory.append(shared_memory if shared_memory[0] >= size > 0 else (size, self._pool.malloc(size)))
             return memory[-1][1]
 
         _take_plans(plans)  # earlier plans serve this thread's other runs, with one work area
@@ -122,16 +122,16 @@ class GraphCapture:
                 stream.synchronize()
         with cuda.using_allocator(malloc):
             stream.begin_capture()
-            self._kept = kept
+            self._kept = keeping
             try:
                 work()
             finally:
                 self._kept = None
                 graph = stream.end_capture()
-        kept += _take_plans(plans)
+        keeping += _take_plans(plans)
         graph.upload(stream)
         stream.synchronize()
-        captured = CapturedGraph(graph, memory, kept)
+        captured = CapturedGraph(graph, memory, keeping)
         if shared:
             shared.graphs.add(captured)
         return captured
@@ -139,13 +139,13 @@ class GraphCapture:
 
 def _take_plans(plans: Any) -> list[Any]:
     """Take all plans out of a cache of cuFFT's. Its own `clear` collects garbage, which takes long."""
-    found = [(key, node.plan) for key, node in plans]
-    for key, _ in found:
+    taken = [(key, node.plan) for key, node in plans]
+    for key, _ in taken:
         del plans[key]
-    return [plan for _, plan in found]
+    return [plan for _, plan in taken]
 
 
-def _work_area(kept: Any) -> int:
+def _work_area(plan: Any) -> int:
     """Bytes of the work area, if it is a plan of cuFFT's."""
-    memory = getattr(getattr(kept, "work_area", None), "mem", None)
+    memory = getattr(getattr(plan, "work_area", None), "mem", None)
     return 0 if memory is None else int(memory.size)

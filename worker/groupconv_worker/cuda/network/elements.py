@@ -98,15 +98,15 @@ class Chain(NamedTuple):
 
     def struct(self, low: CudaLowering) -> Array:
         """The kernel's argument, without addresses."""
-        operands, shape, found = self.operands, low.shape(self.y), np.zeros((), ELEMENTS)
+        operands, shape, struct = self.operands, low.shape(self.y), np.zeros((), ELEMENTS)
         strides = [broadcast(low.shape(name), shape) for name in operands]
-        found["axes"] = fill_axes(found["extent"], shape, *zip(found["step"], strides, strict=False))
-        found["size"], found["to"], found["steps"] = math.prod(shape), TYPES[low.dtype(self.y)], len(self.steps)
-        found["type"][: len(operands)] = [TYPES[low.dtype(name)] for name in operands]
+        struct["axes"] = fill_axes(struct["extent"], shape, *zip(struct["step"], strides, strict=False))
+        struct["size"], struct["to"], struct["steps"] = math.prod(shape), TYPES[low.dtype(self.y)], len(self.steps)
+        struct["type"][: len(operands)] = [TYPES[low.dtype(name)] for name in operands]
         for i, step in enumerate(self.steps):
             b, c = (operands.index(name) if name else 0 for name in (step.b, step.c))
-            found["chain"][i] = CODE[step.code], b, c, step.p, step.q
-        return found
+            struct["chain"][i] = CODE[step.code], b, c, step.p, step.q
+        return struct
 
 
 def function(name: str, *given: float) -> ElementOp:
@@ -136,8 +136,8 @@ def function_of(node: Node) -> ElementOp:
 
 def activation(node: Node) -> list[ElementOp]:
     """The step of a node's fused activation, if it has one."""
-    given = node.attribute("activation", ())
-    return [function(*given)] if given else []
+    arguments = node.attribute("activation", ())
+    return [function(*arguments)] if arguments else []
 
 
 def lower_unary(low: CudaLowering, node: Node) -> None:

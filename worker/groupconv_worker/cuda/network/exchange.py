@@ -28,9 +28,9 @@ BLOCK = 8
 """Channels are cut at its multiples where there are enough: tensor cores take so many of 16 bits at once."""
 
 
-def connected(made: Partition) -> tuple[list[Graph], int]:
+def connected(partition: Partition) -> tuple[list[Graph], int]:
     """The graph of each part for its GPU, and the bytes of the memory that the parts of a node share (see `zones`)."""
-    return zones.connected(made, _zone_bytes)
+    return zones.connected(partition, _zone_bytes)
 
 
 def _zone_bytes(tensor: Tensor, box: Box) -> int:

@@ -34,7 +34,7 @@ def gather(itemsize: int, index: np.dtype) -> tuple[str, str]:
 
 def every_instance() -> list[tuple[str, str]]:
     """All (file, expression) that the operators of a network can launch."""
-    found = [ELEMENTS, POOL, NEIGHBORS, REDUCE, SOFTMAX, NORMALIZE, WHERE_LARGEST, RESAMPLE]
-    found += [copy(size) for size in BITS]
-    found += [gather(size, np.dtype(index)) for size, index in product(BITS, INDICES)]
-    return found
+    instances = [ELEMENTS, POOL, NEIGHBORS, REDUCE, SOFTMAX, NORMALIZE, WHERE_LARGEST, RESAMPLE]
+    instances += [copy(size) for size in BITS]
+    instances += [gather(size, np.dtype(index)) for size, index in product(BITS, INDICES)]
+    return instances

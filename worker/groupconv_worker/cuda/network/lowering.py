@@ -268,5 +268,5 @@ def _nothing(views: Views) -> None:
 
 def several(node: Node, name: str) -> tuple[Any, ...]:
     """An attribute of one or more numbers; none if it is left out."""
-    found = node.attribute(name, ())
-    return tuple(found) if isinstance(found, tuple) else (found,)
+    value = node.attribute(name, ())
+    return tuple(value) if isinstance(value, tuple) else (value,)

@@ -179,8 +179,8 @@ def lower_pad(low: CudaLowering, node: Node) -> None:
             extent = low.shape(node.inputs[0])[axis]
             inside = np.arange(max(0, -before), extent - max(0, -after))
             around = (max(0, before), max(0, after))
-            kept = np.pad(inside, around, mode, **({"constant_values": -1} if mode == "constant" else {}))
-            changes.append((axis, kept[:, None], np.ones((len(kept), 1))))
+            indices = np.pad(inside, around, mode, **({"constant_values": -1} if mode == "constant" else {}))
+            changes.append((axis, indices[:, None], np.ones((len(indices), 1))))
     _along_axes(low, node, changes, float(value))
 
 

@@ -115,40 +115,40 @@ class DeviceProgram(Generic[R]):
 
     def _output_arrays(self, into: Mapping[str, Array] | None) -> dict[str, Array]:
         """Arrays for all outputs, those of constants filled."""
-        found = output_arrays(self._outputs, into)
+        outputs = output_arrays(self._outputs, into)
         for name, array in self._constants.items():
-            found[name][...] = array
-        return found
+            outputs[name][...] = array
+        return outputs
 
     def _use(self, work: Callable[[R], T]) -> T:
         """Do some work with a recording that no other thread uses. One whose work fails is not used again."""
         recording = self._pool.take() or self._recording()
-        found = work(recording)
+        result = work(recording)
         self._pool.put(recording)
-        return found
+        return result
 
     def _recording(self) -> R:
         """A recording for one more run at a time; with graphs, if their cache has room for its arena."""
         outputs = [tensor for tensor in self._outputs if tensor.name not in self._constants]
         code = DeviceCode(self._launches, self._inputs, outputs, self.arena_bytes, self._views)
-        made = self._kind(self._device, code)
+        recording = self._kind(self._device, code)
         if self.arena_bytes <= self._device.graph_cache.limit:
-            made.record()
-        if made.recorded and not self._device.graph_cache.admit(self._pool, made):
-            made.forget_graph()
-        self._recorded = made.recorded
-        return made
+            recording.record()
+        if recording.recorded and not self._device.graph_cache.admit(self._pool, recording):
+            recording.forget_graph()
+        self._recorded = recording.recorded
+        return recording
 
     def _views(self, arena: Any) -> dict[str, Any]:
         """Every tensor of the graph, in an arena or among the constants."""
-        found = dict[str, Any]()
+        views = dict[str, Any]()
         for name, (tensor, root) in self._tensors.items():
             if root in self._weights:
-                found[name] = self._weights[root].reshape(tensor.shape)
+                views[name] = self._weights[root].reshape(tensor.shape)
             elif name in self._offsets:
                 start = self._offsets[name]
-                found[name] = arena[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
-        return found
+                views[name] = arena[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+        return views
 
 
 class DeviceNetwork(DeviceProgram[NetworkRecording]):
@@ -186,12 +186,12 @@ class DeviceNetwork(DeviceProgram[NetworkRecording]):
             ResourceExhaustedError: there is no device memory for the arena now.
             DeviceLostError: the device failed; the process must be replaced.
         """
-        found = self._output_arrays(into)
+        outputs = self._output_arrays(into)
         with self._device.current():
-            self._with_room(lambda: self._use(lambda recording: recording.run(inputs, found)), self.arena_bytes)
-        return found
+            self._with_room(lambda: self._use(lambda recording: recording.run(inputs, outputs)), self.arena_bytes)
+        return outputs
 
     def node_seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
         """Run it launch by launch: seconds on the device of each node, by its first output."""
         with self._device.current():
-            return self._with_room(lambda: self._use(lambda made: made.seconds(inputs)), self.arena_bytes)
+            return self._with_room(lambda: self._use(lambda recording: recording.seconds(inputs)), self.arena_bytes)

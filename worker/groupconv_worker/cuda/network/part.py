@@ -41,9 +41,9 @@ class DevicePart(DeviceProgram[PartRecording]):
             sources: see `lowering.Routes`.
         """
         self._words, self._pool = words, GraphPool()
-        for known, given in zip(self._routes, (targets, sources), strict=True):
+        for known, routes in zip(self._routes, (targets, sources), strict=True):
             known.clear()
-            known.update(given)
+            known.update(routes)
 
     def record(self) -> None:
         """Capture the segments, before the first run.
@@ -73,15 +73,15 @@ class DevicePart(DeviceProgram[PartRecording]):
         """
         words = self._words
         assert words is not None, "connect() comes first"
-        found = self._output_arrays(None)
+        outputs = self._output_arrays(None)
         with words.releasing(number, job), self._device.current():
             # no second try when memory is short: other parts may be reading what the first one has sent
-            self._use(lambda made: made.run(inputs, found, words, number))
+            self._use(lambda recording: recording.run(inputs, outputs, words, number))
         job.check()
-        return found
+        return outputs
 
     def close(self) -> None:
         """Drop what is recorded but not running: a recording and its part know each other, so both would stay."""
         pool, self._pool = self._pool, GraphPool()
-        while (made := pool.take()) is not None:
-            made.close()
+        while (recording := pool.take()) is not None:
+            recording.close()

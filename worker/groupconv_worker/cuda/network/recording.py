@@ -208,7 +208,7 @@ class NetworkRecording(Recording):
 
     def seconds(self, inputs: Mapping[str, Array]) -> dict[str, float]:
         """Run launch by launch, each timed on the device: the seconds of each node, by its first output."""
-        cuda, found = self._device.cupy.cuda, dict[str, float]()
+        cuda, by_node = self._device.cupy.cuda, dict[str, float]()
         launches = self._code.launches
         for name, host in self._inputs.items():
             self._device.copy(host, inputs[name])
@@ -218,8 +218,8 @@ class NetworkRecording(Recording):
             streams.synchronize()
             for number, launch in enumerate(launches):
                 spent = float(cuda.get_elapsed_time(events[number], events[number + 1])) / 1e3
-                found[launch.node] = found.get(launch.node, 0.0) + spent
-        return found
+                by_node[launch.node] = by_node.get(launch.node, 0.0) + spent
+        return by_node
 
     def _work(self, before: Callable[[int], None] = lambda _: None) -> None:
         """Put a run on the current stream.

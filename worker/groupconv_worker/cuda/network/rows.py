@@ -161,10 +161,10 @@ def lower_batch_normalization(low: CudaLowering, node: Node) -> None:
 
 
 def _constants(low: CudaLowering, names: Sequence[str]) -> list[Any]:
-    found = [low.constant(name) for name in names]
-    if any(array is None for array in found):
+    arrays = [low.constant(name) for name in names]
+    if any(array is None for array in arrays):
         raise UnsupportedNodeError("a scale or shift that is no constant")
-    return [array.astype(np.float64) for array in found if array is not None]
+    return [array.astype(np.float64) for array in arrays if array is not None]
 
 
 def _scaled(low: CudaLowering, node: Node, scale: Array, shift: Array) -> None:

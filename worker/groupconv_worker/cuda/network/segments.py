@@ -134,12 +134,12 @@ class PartRecording(Recording):
         """Copy the inputs, run all segments and meetings, and copy the outputs."""
         for name, host in self._inputs.items():
             self._device.copy(host, inputs[name])
-        found, stream = driver(), self._stream.stream
+        cuda_driver, stream = driver(), self._stream.stream
         with nullcontext() if self.recorded else self._device.streams(), stream:
             try:
                 for step in self._steps:
                     if isinstance(step, Meeting):
-                        self._meet(found, step, words, number)
+                        self._meet(cuda_driver, step, words, number)
                     elif step.graph is not None:
                         step.graph.launch(stream)
                     else:
@@ -149,9 +149,9 @@ class PartRecording(Recording):
         for name, host in self._outputs.items():
             self._device.copy(outputs[name], host)
 
-    def _meet(self, found: Driver, meeting: Meeting, words: Words, number: int) -> None:
+    def _meet(self, cuda_driver: Driver, meeting: Meeting, words: Words, number: int) -> None:
         """Have the stream wait for another part's word, or write this part's."""
-        act = found.wait_value if meeting.waits else found.write_value
+        act = cuda_driver.wait_value if meeting.waits else cuda_driver.write_value
         act(self._stream.stream.ptr, words.address(meeting.word), number)
 
     def _in_steps(self) -> list["_Segment | Meeting"]:

@@ -41,14 +41,14 @@ class DeviceShardedNetwork(CutNetwork):
         InternalError: the driver has no streams that wait for values.
     """
 
-    def __init__(self, made: Partition, engines: Sequence[CudaEngine]) -> None:
-        super().__init__(made)
+    def __init__(self, partition: Partition, engines: Sequence[CudaEngine]) -> None:
+        super().__init__(partition)
         check_values(engines)
-        graphs, _ = connected(made)
+        graphs, _ = connected(partition)
         self._parts = [DevicePart(graph, engine) for graph, engine in zip(graphs, engines, strict=True)]
         device = engines[0].gpu
         with device.current():
-            memory = device.pinned_array((max(1, len(made.exchanges)) * LINE // WORD.itemsize,), WORD)
+            memory = device.pinned_array((max(1, len(partition.exchanges)) * LINE // WORD.itemsize,), WORD)
             memory[:] = 0
             self._words = Words(memory, driver().on_device(memory.ctypes.data))
         areas = [part.landing for part in self._parts]

@@ -23,11 +23,11 @@ def _scaled(draft: Draft, name: str, op: str) -> tuple[str, float, Node] | None:
     node = draft.maker(name)
     if node is None or node.op != op:
         return None
-    found = constant_of(draft, node)
-    number = None if found is None else draft.number(found[1])
-    if found is None or number is None or draft.shape(found[0]) != draft.shape(name):
+    operands = constant_of(draft, node)
+    number = None if operands is None else draft.number(operands[1])
+    if operands is None or number is None or draft.shape(operands[0]) != draft.shape(name):
         return None
-    return found[0], number, node
+    return operands[0], number, node
 
 
 def _hard_sigmoid(draft: Draft, node: Node) -> bool:
@@ -46,8 +46,8 @@ def _hard_sigmoid(draft: Draft, node: Node) -> bool:
         x, alpha = product[:2]
         nodes.insert(0, product[2])
     if high == 1:
-        made = Node("HardSigmoid", (x,), node.outputs, {"alpha": alpha, "beta": beta}, node.name)
-        draft.replace([*nodes, node], made)
+        fused = Node("HardSigmoid", (x,), node.outputs, {"alpha": alpha, "beta": beta}, node.name)
+        draft.replace([*nodes, node], fused)
         return True
     end = draft.reader(node, "Mul")
     scaled = None if end is None else _scaled(draft, end.outputs[0], "Mul")
@@ -109,10 +109,10 @@ def _gated(draft: Draft, node: Node) -> bool:
     if len(names) != 2 or any(draft.shape(name) != draft.shape(node.outputs[0]) for name in names):
         return False
     for x, gate in (names, names[::-1]):
-        found = _gate(draft, x, gate, number)
-        if found is not None and _close(found[1], 1):
-            attributes = {"approximate": "none"} if found[0] == "Gelu" else {}
-            draft.replace([*found[2], *nodes], Node(found[0], (x,), node.outputs, attributes, node.name))
+        matched = _gate(draft, x, gate, number)
+        if matched is not None and _close(matched[1], 1):
+            attributes = {"approximate": "none"} if matched[0] == "Gelu" else {}
+            draft.replace([*matched[2], *nodes], Node(matched[0], (x,), node.outputs, attributes, node.name))
             return True
     return False
 
@@ -142,13 +142,13 @@ def _layer_normalization(draft: Draft, node: Node) -> bool:
     scale = draft.keep(f"{name}/scale", np.ones(shape, dtype))
     for op in ("Mul", "Add"):  # a scale and a shift of the normalized axes belong to it
         after = draft.reader(nodes[-1], op)
-        found = None if after is None else constant_of(draft, after)
-        if after is not None and found is not None and draft.shape(found[1])[-len(shape) :] == shape:
-            array = draft.constants[found[1]]
+        operands = None if after is None else constant_of(draft, after)
+        if after is not None and operands is not None and draft.shape(operands[1])[-len(shape) :] == shape:
+            array = draft.constants[operands[1]]
             if array.size == math.prod(shape):
                 nodes.append(after)
-                kept = draft.keep(found[1], array.reshape(shape))
-                scale, shift = (kept, None) if op == "Mul" else (scale, kept)
+                constant = draft.keep(operands[1], array.reshape(shape))
+                scale, shift = (constant, None) if op == "Mul" else (scale, constant)
     inputs = (x, scale) if shift is None else (x, scale, shift)
     attributes = {"axis": axes[0], "epsilon": added[1]}
     draft.replace(nodes, Node("LayerNormalization", inputs, nodes[-1].outputs, attributes, node.name))

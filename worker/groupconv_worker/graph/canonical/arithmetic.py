@@ -58,10 +58,10 @@ def _square(draft: Draft, node: Node) -> bool:
 
 def _neutral(draft: Draft, node: Node) -> bool:
     """A product with 1 or a sum with 0 that does not broadcast."""
-    found = constant_of(draft, node)
-    if found is None:
+    operands = constant_of(draft, node)
+    if operands is None:
         return False
-    variable, constant = found
+    variable, constant = operands
     if draft.number(constant) != (1 if node.op == "Mul" else 0):
         return False
     if draft.shape(variable) != draft.shape(node.outputs[0]):
@@ -75,9 +75,9 @@ def _sum(draft: Draft, node: Node) -> bool:
     for i, term in enumerate(node.inputs[1:], 2):
         shape = np.broadcast_shapes(draft.shape(total), draft.shape(term))
         dtype = draft.tensors[node.outputs[0]].dtype
-        made = node.outputs[0] if i == len(node.inputs) else draft.fresh(node.outputs[0], shape, dtype)
-        nodes.append(Node("Add", (total, term), (made,), {}, node.name))
-        total = made
+        partial = node.outputs[0] if i == len(node.inputs) else draft.fresh(node.outputs[0], shape, dtype)
+        nodes.append(Node("Add", (total, term), (partial,), {}, node.name))
+        total = partial
     if not nodes:
         return draft.alias(node)
     draft.replace([node], *nodes)
@@ -88,14 +88,14 @@ def _clip(draft: Draft, node: Node) -> bool:
     """Min or Max with a number."""
     if len(node.inputs) != 2:
         return False
-    found = constant_of(draft, node)
-    bound = None if found is None else draft.number(found[1])
-    if found is None or bound is None or draft.shape(found[0]) != draft.shape(node.outputs[0]):
+    operands = constant_of(draft, node)
+    bound = None if operands is None else draft.number(operands[1])
+    if operands is None or bound is None or draft.shape(operands[0]) != draft.shape(node.outputs[0]):
         return False
     if not is_float(draft, node.outputs[0]):
         return False
     bounds = {"min": bound} if node.op == "Max" else {"max": bound}
-    draft.replace([node], Node("Clip", (found[0],), node.outputs, bounds, node.name))
+    draft.replace([node], Node("Clip", (operands[0],), node.outputs, bounds, node.name))
     return True
 
 
@@ -125,8 +125,8 @@ def _merge_clips(draft: Draft, node: Node) -> bool:
 
 
 def _bound(node: Node, name: str, default: float) -> float:
-    found = node.attributes.get(name)
-    return default if found is None else float(found)
+    value = node.attributes.get(name)
+    return default if value is None else float(value)
 
 
 ARITHMETIC = {

@@ -158,15 +158,15 @@ class Draft:
             if needed.intersection(node.outputs):
                 nodes.append(node)
                 needed.update(filter(None, node.inputs))
-        made = {name for node in nodes for name in node.outputs if name}
+        produced = {name for node in nodes for name in node.outputs if name}
         constants = {name: array for name, array in self.constants.items() if name in needed}
-        kept = {*self._source.inputs, *made, *constants}
-        tensors = {name: tensor for name, tensor in self.tensors.items() if name in kept}
+        used = {*self._source.inputs, *produced, *constants}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
         return Graph(self._source.inputs, self.outputs, tuple(reversed(nodes)), tensors, constants)
 
     def _redirect(self, readers: Sequence[Node], name: str, to: str) -> None:
         for reader in readers:
-            inputs = tuple(to if given == name else given for given in reader.inputs)
+            inputs = tuple(to if source == name else source for source in reader.inputs)
             self.replace([reader], replace(reader, inputs=inputs))
 
     def _put(self, place: float, node: Node) -> None:

@@ -17,11 +17,11 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
 def by_channel(draft: Draft, name: str, constant: str) -> bool:
     """Whether a constant has one number for each channel (axis 1) of a tensor, or one for all."""
-    shape, given = draft.shape(name), draft.shape(constant)
-    if len(shape) < 2 or len(given) > len(shape):
+    shape, constant_shape = draft.shape(name), draft.shape(constant)
+    if len(shape) < 2 or len(constant_shape) > len(shape):
         return False
-    padded = (*(1,) * (len(shape) - len(given)), *given)
-    return padded[1] in (1, shape[1]) and math.prod(given) == padded[1]
+    padded = (*(1,) * (len(shape) - len(constant_shape)), *constant_shape)
+    return padded[1] in (1, shape[1]) and math.prod(constant_shape) == padded[1]
 
 
 def _spread(array: Array, channels: int) -> Array:
@@ -65,7 +65,7 @@ def _fold_ahead(draft: Draft, node: Node) -> bool:
         return False
     x, scale, shift = affine
     for conv in readers:
-        constant = all(given in draft.constants for given in conv.inputs[1:3] if given)
+        constant = all(parameter in draft.constants for parameter in conv.inputs[1:3] if parameter)
         plain = conv.op == "Conv" and conv.inputs[0] == name and name not in conv.inputs[1:] and constant
         if not plain or (shift is not None and any(conv.attributes["pads"])):
             return False
@@ -126,11 +126,11 @@ def _affine(draft: Draft, node: Node) -> tuple[str, Array | None, Array | None] 
     if node.op == "AffineChannel":
         scale, shift = (draft.value(name) for name in node.inputs[1:])
         return None if scale is None or shift is None else (node.inputs[0], scale, shift)
-    found = constant_of(draft, node)
-    if found is None or draft.shape(found[0]) != draft.shape(node.outputs[0]) or not by_channel(draft, *found):
+    operands = constant_of(draft, node)
+    if operands is None or draft.shape(operands[0]) != draft.shape(node.outputs[0]) or not by_channel(draft, *operands):
         return None
-    array = draft.constants[found[1]]
-    return (found[0], array, None) if node.op == "Mul" else (found[0], None, array)
+    array = draft.constants[operands[1]]
+    return (operands[0], array, None) if node.op == "Mul" else (operands[0], None, array)
 
 
 def _simple(draft: Draft, node: Node) -> bool:
@@ -165,12 +165,12 @@ def _scaled_by(axis: int, groups: int, channels: int) -> Any:
 
 def _moved_by(scaled: bool, shifted: bool, channels: int) -> Any:
     def moved_bias(bias: Array, *parts: Array) -> Any:
-        found = _spread(bias, channels)
+        moved = _spread(bias, channels)
         if scaled:
-            found = found * _spread(parts[0], channels)
+            moved = moved * _spread(parts[0], channels)
         if shifted:
-            found = found + _spread(parts[-1], channels)
-        return found.astype(bias.dtype)
+            moved = moved + _spread(parts[-1], channels)
+        return moved.astype(bias.dtype)
 
     return moved_bias
 
@@ -208,13 +208,13 @@ def _merge_affine(draft: Draft, node: Node) -> bool:
         return False
     channels, dtype = draft.shape(affine[0])[1], draft.tensors[affine[0]].dtype
     parts = [part for part in (*inner[1:], *affine[1:]) if part is not None]
-    there = tuple(part is not None for part in (*inner[1:], *affine[1:]))
+    present = tuple(part is not None for part in (*inner[1:], *affine[1:]))
 
     def both(arrays: tuple[Array, ...]) -> tuple[Any, Any]:
         left = iter(arrays)
         first, moved, second, after = (
-            _spread(next(left), channels) if given else np.full(channels, default)
-            for given, default in zip(there, (1.0, 0.0, 1.0, 0.0), strict=True)
+            _spread(next(left), channels) if exists else np.full(channels, default)
+            for exists, default in zip(present, (1.0, 0.0, 1.0, 0.0), strict=True)
         )
         return first * second, moved * second + after
 
@@ -224,7 +224,7 @@ def _merge_affine(draft: Draft, node: Node) -> bool:
     def merged_shift(*arrays: Array) -> Any:
         return both(arrays)[1].astype(dtype)
 
-    key = (channels, there)
+    key = (channels, present)
     names = [
         draft.constant(f"{node.outputs[0]}/{f.__name__}", f, *parts, key=key) for f in (merged_scale, merged_shift)
     ]
@@ -241,10 +241,10 @@ def _gemm(draft: Draft, node: Node) -> bool:
     if len(shape) < 2:
         return False
     after, name = draft.reader(node, "Add"), node.outputs[0]
-    found = None if after is None else constant_of(draft, after)
+    operands = None if after is None else constant_of(draft, after)
     bias, nodes, out = "", [node], name
-    if after is not None and found is not None and draft.shape(found[1]) == weights.shape[1:]:
-        bias, out, nodes = found[1], after.outputs[0], [node, after]
+    if after is not None and operands is not None and draft.shape(operands[1]) == weights.shape[1:]:
+        bias, out, nodes = operands[1], after.outputs[0], [node, after]
     attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
     inputs = (node.inputs[1], *filter(None, (bias,)))
     if len(shape) == 2:

@@ -65,8 +65,8 @@ def canonical(graph: Graph, memo: Memo | None = None) -> Graph:
 
 def apply(draft: Draft, rules: Mapping[str, tuple[Rule, ...]]) -> bool:
     """Try rules on every node once, until one fits the node; whether any did."""
-    found = False
+    changed = False
     for node in draft:
         if any(rule(draft, node) for rule in rules.get(node.op, ())):
-            found = True
-    return found
+            changed = True
+    return changed

@@ -15,7 +15,7 @@ HOSTS = ("Conv", "ConvTranspose", "Gemm", "AffineChannel")
 
 def _residual(draft: Draft, node: Node) -> bool:
     """A sum of which a convolution is one term. Of two convolutions it is the one that is computed last."""
-    order = {made.outputs[0]: i for i, made in enumerate(draft) if made.outputs[0] in node.inputs}
+    order = {maker.outputs[0]: i for i, maker in enumerate(draft) if maker.outputs[0] in node.inputs}
     for name in sorted(node.inputs, key=lambda name: -order.get(name, -1)):
         conv = draft.made_by(name, "Conv", "ConvTranspose")
         others = [other for other in node.inputs if other != name]
@@ -32,19 +32,19 @@ def _residual(draft: Draft, node: Node) -> bool:
 
 def _global_pool(draft: Draft, node: Node) -> bool:
     """An average over a whole map, written as a reduction or as one window."""
-    shape, made = draft.shape(node.inputs[0]), draft.shape(node.outputs[0])
+    shape, out_shape = draft.shape(node.inputs[0]), draft.shape(node.outputs[0])
     rank = len(shape)
     if node.op == "ReduceMean":
         axes = sorted(axis % rank for axis in node.attributes.get("axes", ()))
         if rank < 3 or axes != list(range(2, rank)) or len(node.inputs) > 1:
             return False
-    elif math.prod(made[2:]) != 1 or any(node.attributes["pads"]) or node.attributes["kernel_shape"] != shape[2:]:
+    elif math.prod(out_shape[2:]) != 1 or any(node.attributes["pads"]) or node.attributes["kernel_shape"] != shape[2:]:
         return False
-    kept = (*shape[:2], *(1,) * (rank - 2))
-    if made == kept:
+    pooled_shape = (*shape[:2], *(1,) * (rank - 2))
+    if out_shape == pooled_shape:
         draft.replace([node], Node("GlobalAveragePool", node.inputs, node.outputs, {}, node.name))
     else:
-        pooled = draft.fresh(node.outputs[0], kept, draft.tensors[node.outputs[0]].dtype)
+        pooled = draft.fresh(node.outputs[0], pooled_shape, draft.tensors[node.outputs[0]].dtype)
         draft.replace(
             [node],
             Node("GlobalAveragePool", node.inputs, (pooled,), {}, node.name),

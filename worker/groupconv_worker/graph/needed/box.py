@@ -93,12 +93,12 @@ class Box:
         common = self.common(other)
         if common is None:
             return [self]
-        found, rest = [], list(self.ranges)
+        boxes, rest = [], list(self.ranges)
         for axis, taken in enumerate(common.ranges):
             pieces = (Range(rest[axis].start, taken.start), Range(taken.stop, rest[axis].stop))
-            found += [Box((*rest[:axis], piece, *rest[axis + 1 :])) for piece in pieces if piece.start < piece.stop]
+            boxes += [Box((*rest[:axis], piece, *rest[axis + 1 :])) for piece in pieces if piece.start < piece.stop]
             rest[axis] = taken
-        return found
+        return boxes
 
     def relative(self, other: "Box") -> "Box":
         """This box as indices into another one that has it."""

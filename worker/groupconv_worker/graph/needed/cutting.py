@@ -108,29 +108,29 @@ def receptive_field(graph: Graph, cut: CutAxis, source: str) -> int:
 
 def _scales(graph: Graph, axis: int, maps: Sequence[str]) -> dict[str, tuple[int, Fraction]]:
     """For each tensor that follows the axis: its own axis, and its elements for one of the input."""
-    found = {name: (axis, Fraction(1)) for name in maps}
+    scales = {name: (axis, Fraction(1)) for name in maps}
     for node in graph.nodes:
         rules = list(zip(node.inputs, reads(node, graph), strict=True))
-        made = set()
+        followed = set()
         for name, axes in rules:
-            if name not in found:
+            if name not in scales:
                 continue
-            own, scale = found[name]
+            own, scale = scales[name]
             read = None if axes is None else axes[own]
             if read is None:
                 raise _refused(node, axis)
-            made.add((read.axis, scale * read.scale))
-        if not made:
+            followed.add((read.axis, scale * read.scale))
+        if not followed:
             continue
-        if len(made) > 1:
+        if len(followed) > 1:
             raise _refused(node, axis)
-        ((place, scale),) = made
+        ((place, scale),) = followed
         for name, axes in rules:
-            shape = graph.tensors[name].shape if name and name not in found else ()
+            shape = graph.tensors[name].shape if name and name not in scales else ()
             if any(r is not None and r.axis == place and n > 1 for r, n in zip(axes or (), shape, strict=False)):
                 raise _refused(node, axis, f"{name!r}, which has the extent of the whole map")
-        found |= {name: (place, scale) for name in node.outputs if name and place < len(graph.tensors[name].shape)}
-    return found
+        scales |= {name: (place, scale) for name in node.outputs if name and place < len(graph.tensors[name].shape)}
+    return scales
 
 
 def _refused(node: Node, axis: int, what: str = "") -> InvalidArgumentError:

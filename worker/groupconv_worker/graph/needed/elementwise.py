@@ -72,8 +72,8 @@ def reduction(node: Node, graph: Graph) -> Reads:
         if not axes and not node.attributes.get("noop_with_empty_axes"):
             gone = list(range(rank))
     keeps = node.attributes.get("keepdims", 1)
-    kept = [axis for axis in range(rank) if keeps or axis not in gone]
-    return only(node, tuple(None if axis in gone else Read(kept.index(axis)) for axis in range(rank)))
+    remaining = [axis for axis in range(rank) if keeps or axis not in gone]
+    return only(node, tuple(None if axis in gone else Read(remaining.index(axis)) for axis in range(rank)))
 
 
 def concatenation(node: Node, graph: Graph) -> Reads:

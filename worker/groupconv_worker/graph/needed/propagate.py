@@ -29,17 +29,17 @@ def needed(graph: Graph, boxes: Mapping[str, Box], *, clip: bool = True) -> dict
         >>> needed(graph, {"y": Box.of((0, 1), (0, 1), (0, 2))})["x"].ranges[2]
         Range(start=0, stop=3)
     """
-    found = dict(boxes)
+    needs = dict(boxes)
     for node in reversed(graph.nodes):
-        wanted = _joined_outputs(node, found)
+        wanted = _joined_outputs(node, needs)
         if wanted is None:
             continue
         for name, axes in zip(node.inputs, reads(node, graph), strict=True):
             if name:
                 box = read_box(axes, wanted, graph.tensors[name].shape)
                 box = box.clipped(graph.tensors[name].shape) if clip else box
-                found[name] = found[name].joined(box) if name in found else box
-    return found
+                needs[name] = needs[name].joined(box) if name in needs else box
+    return needs
 
 
 def _joined_outputs(node: Node, boxes: Mapping[str, Box]) -> Box | None:

@@ -65,12 +65,12 @@ def bytes_of(graph: Graph, name: str, box: Box) -> int:
 
 def argument(node: Node, graph: Graph, name: str, index: int) -> tuple[Any, ...] | None:
     """A parameter that is an attribute, or input number `index`, as a tuple; None if it is left out or not constant."""
-    found = node.attributes.get(name)
-    if found is None and index < len(node.inputs) and node.inputs[index] in graph.constants:
-        found = graph.constants[node.inputs[index]]
-    if found is None:
+    value = node.attributes.get(name)
+    if value is None and index < len(node.inputs) and node.inputs[index] in graph.constants:
+        value = graph.constants[node.inputs[index]]
+    if value is None:
         return None
-    values: tuple[Any, ...] = tuple(np.asarray(found).reshape(-1).tolist())
+    values: tuple[Any, ...] = tuple(np.asarray(value).reshape(-1).tolist())
     return values
 
 

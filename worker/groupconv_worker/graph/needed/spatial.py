@@ -50,35 +50,35 @@ def transposed_convolution(node: Node, graph: Graph) -> Reads:
 def pad(node: Node, graph: Graph) -> Reads:
     """Pad. Values that are copied from the edge come from as far inside as the padding is wide."""
     rank = len(shape_of(graph, node.inputs[0]))
-    pads, given = argument(node, graph, "pads", 1), argument(node, graph, "axes", 3)
+    pads, chosen_axes = argument(node, graph, "pads", 1), argument(node, graph, "axes", 3)
     mode = node.attributes.get("mode", "constant")
     if pads is None or mode == "wrap":
         return only(node, (None,) * rank)
-    axes = list(range(rank)) if given is None else [axis % rank for axis in given]
-    made = list(same(rank))
+    axes = list(range(rank)) if chosen_axes is None else [axis % rank for axis in chosen_axes]
+    reads = list(same(rank))
     for i, axis in enumerate(axes):
         before, after = int(pads[i]), int(pads[len(axes) + i])
         far = {"constant": 0, "edge": 1, "reflect": 2}[mode]
         if before or after:
             inside = before if mode == "reflect" else 0
             last = -before if mode == "constant" or before < 0 else inside
-            made[axis] = Read(axis, first=-before - far * max(after, 0), last=last)
-    return only(node, tuple(made))
+            reads[axis] = Read(axis, first=-before - far * max(after, 0), last=last)
+    return only(node, tuple(reads))
 
 
 def cut(node: Node, graph: Graph) -> Reads:
     """Slice, forwards."""
     shape = shape_of(graph, node.inputs[0])
-    starts, given = argument(node, graph, "starts", 1), argument(node, graph, "axes", 3)
+    starts, chosen_axes = argument(node, graph, "starts", 1), argument(node, graph, "axes", 3)
     steps = argument(node, graph, "steps", 4)
     if starts is None:
         return only(node, (None,) * len(shape))
-    axes = list(range(len(starts))) if given is None else [axis % len(shape) for axis in given]
-    made = list(same(len(shape)))
+    axes = list(range(len(starts))) if chosen_axes is None else [axis % len(shape) for axis in chosen_axes]
+    reads = list(same(len(shape)))
     for axis, start, step in zip(axes, starts, steps or (1,) * len(starts), strict=True):
         first = min(max(start + shape[axis] if start < 0 else start, 0), shape[axis])
-        made[axis] = Read(axis, step, first=first, last=first) if step > 0 else None
-    return only(node, tuple(made))
+        reads[axis] = Read(axis, step, first=first, last=first) if step > 0 else None
+    return only(node, tuple(reads))
 
 
 def depth_to_space(node: Node, graph: Graph) -> Reads:
@@ -99,15 +99,15 @@ def resize(node: Node, graph: Graph) -> Reads:
     scales = argument(node, graph, "scales", 1 if node.op == "Upsample" else 2)
     chosen = argument(node, graph, "axes", 9)
     axes = list(range(len(x))) if chosen is None else [axis % len(x) for axis in chosen]
-    made = list(same(len(x)))
+    reads = list(same(len(x)))
     for i, axis in enumerate(axes):
         if scales:
-            made[axis] = _resized(node, axis, _ratio(float(scales[i])), x[axis], y[axis])
+            reads[axis] = _resized(node, axis, _ratio(float(scales[i])), x[axis], y[axis])
         elif node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-            made[axis] = None
+            reads[axis] = None
         else:
-            made[axis] = _resized(node, axis, Fraction(y[axis], max(x[axis], 1)), x[axis], y[axis])
-    return only(node, tuple(made))
+            reads[axis] = _resized(node, axis, Fraction(y[axis], max(x[axis], 1)), x[axis], y[axis])
+    return only(node, tuple(reads))
 
 
 def _resized(node: Node, axis: int, scale: Fraction | None, before: int, after: int) -> Read | None:
@@ -154,11 +154,11 @@ def _windows(node: Node, kernel: Sequence[int]) -> Axes:
     """The rules of the axes of space of a convolution or pool."""
     if node.attributes.get("auto_pad", "NOTSET") != "NOTSET":  # of integers: graphs resolve the others
         return (None,) * len(kernel)
-    made = []
+    reads = []
     for i, taps in enumerate(kernel):
         before, reach = _at(node, "pads", i, 0), (taps - 1) * _at(node, "dilations", i)
-        made.append(Read(2 + i, _at(node, "strides", i), first=-before, last=reach - before))
-    return tuple(made)
+        reads.append(Read(2 + i, _at(node, "strides", i), first=-before, last=reach - before))
+    return tuple(reads)
 
 
 def _at(node: Node, name: str, i: int, default: int = 1) -> int:

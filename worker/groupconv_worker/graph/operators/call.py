@@ -54,8 +54,8 @@ class Call:
 
     def option(self, name: str, position: int, default: Any = None) -> Any:
         """A parameter that is an attribute if it is constant, and an input if it is not."""
-        found = self.given(position)
-        return self.attribute(name, default) if found is None else found
+        value = self.given(position)
+        return self.attribute(name, default) if value is None else value
 
 
 Definition = Callable[[Call], Any]

@@ -18,26 +18,26 @@ def _slices(call: Call) -> tuple[slice, ...]:
     axes, steps = call.option("axes", 3), call.option("steps", 4)
     axes = range(len(starts)) if axes is None else np.atleast_1d(axes)
     steps = [1] * len(starts) if steps is None else np.atleast_1d(steps)
-    found = [slice(None)] * call.x.ndim
+    slices = [slice(None)] * call.x.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        found[axis] = slice(int(start), int(end), int(step))
-    return tuple(found)
+        slices[axis] = slice(int(start), int(end), int(step))
+    return tuple(slices)
 
 
 def _pad(call: Call) -> Any:
     pads = [int(p) for p in call.option("pads", 1)]
     axes = call.option("axes", 3)
     axes = range(call.x.ndim) if axes is None else [int(axis) % call.x.ndim for axis in np.atleast_1d(axes)]
-    around, kept = [(0, 0)] * call.x.ndim, [slice(None)] * call.x.ndim
+    around, remaining = [(0, 0)] * call.x.ndim, [slice(None)] * call.x.ndim
     for i, axis in enumerate(axes):
         start, end = pads[i], pads[i + len(pads) // 2]
         around[axis] = max(0, start), max(0, end)
-        kept[axis] = slice(max(0, -start), call.x.shape[axis] - max(0, -end))  # negative pads cut
+        remaining[axis] = slice(max(0, -start), call.x.shape[axis] - max(0, -end))  # negative pads cut
     mode, value = call.attribute("mode", "constant"), call.option("value", 2)
     settings: dict[str, Any] = (
         {"constant_values": 0 if value is None else np.squeeze(value)} if mode == "constant" else {}
     )
-    return np.pad(call.x[tuple(kept)], around, mode, **settings)
+    return np.pad(call.x[tuple(remaining)], around, mode, **settings)
 
 
 def _split(call: Call) -> Any:
@@ -89,16 +89,16 @@ def _gather_elements(call: Call) -> Any:
 
 def _scatter_elements(call: Call) -> Any:
     axis = call.attribute("axis", 0) % call.x.ndim
-    found, places, updates = call.x.copy(), call.inputs[1], call.inputs[2]
+    scattered, places, updates = call.x.copy(), call.inputs[1], call.inputs[2]
     index: list[Any] = list(np.indices(places.shape))
     index[axis] = places % call.x.shape[axis]
     reduction = call.attribute("reduction", "none")
     if reduction == "none":
-        found[tuple(index)] = updates
+        scattered[tuple(index)] = updates
     else:
         ufunc: Any = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}[reduction]
-        ufunc.at(found, tuple(index), updates)
-    return found
+        ufunc.at(scattered, tuple(index), updates)
+    return scattered
 
 
 def _gather(call: Call) -> Any:
@@ -111,8 +111,8 @@ def _gather_nd(call: Call) -> Any:
     depth, outer = places.shape[-1], call.x.shape[:batch]
     rows = call.x.reshape(-1, *call.x.shape[batch:])
     wanted = places.reshape(len(rows), -1, depth)
-    found = np.stack([row[tuple(np.moveaxis(index, -1, 0))] for row, index in zip(rows, wanted, strict=True)])
-    return found.reshape(*outer, *places.shape[batch:-1], *call.x.shape[batch + depth :])
+    gathered = np.stack([row[tuple(np.moveaxis(index, -1, 0))] for row, index in zip(rows, wanted, strict=True)])
+    return gathered.reshape(*outer, *places.shape[batch:-1], *call.x.shape[batch + depth :])
 
 
 MOVEMENT: dict[str, Definition] = {

@@ -41,9 +41,9 @@ def _group(call: Call) -> Any:
     groups = call.attribute("num_groups")
     n, channels = call.x.shape[:2]
     grouped = call.x.reshape(n, groups, -1)
-    found = _normalized(grouped, (2,), call.attribute("epsilon", 1e-5)).reshape(call.x.shape)
+    normalized = _normalized(grouped, (2,), call.attribute("epsilon", 1e-5)).reshape(call.x.shape)
     scale, shift = (np.repeat(values, channels // len(values)) for values in call.inputs[1:3])
-    return found * _by_channel(scale, call.x.ndim) + _by_channel(shift, call.x.ndim)
+    return normalized * _by_channel(scale, call.x.ndim) + _by_channel(shift, call.x.ndim)
 
 
 def _layer(call: Call) -> Any:

@@ -36,8 +36,8 @@ def _with(function: Any, **defaults: Any) -> Definition:
 
 def _clip(call: Call) -> Any:
     low, high = call.option("min", 1), call.option("max", 2)
-    found = call.x if low is None else np.maximum(call.x, low)
-    return found if high is None else np.minimum(found, high)
+    clipped = call.x if low is None else np.maximum(call.x, low)
+    return clipped if high is None else np.minimum(clipped, high)
 
 
 def _div(a: Any, b: Any) -> Any:
@@ -64,12 +64,12 @@ def _gelu(x: Any, approximate: str) -> Any:
 
 
 def _isinf(call: Call) -> Any:
-    found = np.zeros(call.x.shape, bool)
+    infinite = np.zeros(call.x.shape, bool)
     if call.attribute("detect_positive", 1):
-        found |= np.isposinf(call.x)
+        infinite |= np.isposinf(call.x)
     if call.attribute("detect_negative", 1):
-        found |= np.isneginf(call.x)
-    return found
+        infinite |= np.isneginf(call.x)
+    return infinite
 
 
 def _cast(call: Call) -> Any:

@@ -65,12 +65,12 @@ def _cubic(distance: Any, a: float) -> Any:
 def weights(call: Call, at: Any, extent: int, scale: float) -> Any:
     """The matrix (output, input) of an axis, for outputs that lie at `at`. Beyond the edges the edge goes on."""
     mode = call.attribute("mode", "nearest")
-    found = np.zeros((len(at), extent))
+    matrix = np.zeros((len(at), extent))
     rows = np.arange(len(at))
     if mode == "nearest":
         places = _nearest(at, call.attribute("nearest_mode", "round_prefer_floor"))
-        found[rows, np.clip(places, 0, extent - 1).astype(int)] = 1
-        return found
+        matrix[rows, np.clip(places, 0, extent - 1).astype(int)] = 1
+        return matrix
     kernel, reach = (_triangle, 1) if mode == "linear" else (_cubic, 2)
     stretch = min(scale, 1.0) if call.attribute("antialias", 0) else 1.0
     reach = math.ceil(reach / stretch)
@@ -85,8 +85,8 @@ def weights(call: Call, at: Any, extent: int, scale: float) -> Any:
         shares.append((np.clip(place, 0, extent - 1), share))
     total = sum(share for _, share in shares)
     for place, share in shares:
-        np.add.at(found, (rows, place), share / total)
-    return found
+        np.add.at(matrix, (rows, place), share / total)
+    return matrix
 
 
 def _resize(call: Call) -> Any:

@@ -70,9 +70,9 @@ def run_node(graph: Graph, node: Node, values: Mapping[str, Array], product: Pro
         [graph.tensors[name] if name else None for name in node.outputs],
         product,
     )
-    found = _with_epilogue(DEFINITIONS[node.op])(call)
-    made = found if isinstance(found, tuple) else (found,)
-    return {name: wide(np.asarray(array)) for name, array in zip(node.outputs, made, strict=False) if name}
+    result = _with_epilogue(DEFINITIONS[node.op])(call)
+    arrays = result if isinstance(result, tuple) else (result,)
+    return {name: wide(np.asarray(array)) for name, array in zip(node.outputs, arrays, strict=False) if name}
 
 
 def wide(array: Array) -> Array:
@@ -89,12 +89,12 @@ def _with_epilogue(definition: Definition) -> Definition:
         activation = call.attribute("activation")
         if residual is None and activation is None:
             return definition(call)
-        found = definition(call)
+        result = definition(call)
         if residual is not None:
-            found = found + residual
+            result = result + residual
         if activation is not None:
             node = activation_node(activation)
-            found = POINTWISE[node.op](replace(call, node=node, inputs=[found]))
-        return found
+            result = POINTWISE[node.op](replace(call, node=node, inputs=[result]))
+        return result
 
     return computed

@@ -47,8 +47,8 @@ def _transposed_convolution(call: Call) -> Any:
             slice(k * d, k * d + (e - 1) * s + 1, s) for k, d, e, s in zip(tap, dilations, space, strides, strict=True)
         ]
         y[:, :, *reached] += call.product(filters[(..., *tap)], x).reshape(n, -1, *space)
-    kept = [slice(start, start + o) for start, o in zip(starts, call.shape[2:], strict=False)]
-    return _with_bias(y[:, :, *kept], call.given(2))
+    cropped = [slice(start, start + o) for start, o in zip(starts, call.shape[2:], strict=False)]
+    return _with_bias(y[:, :, *cropped], call.given(2))
 
 
 def _with_bias(y: Any, bias: Any) -> Any:

@@ -50,19 +50,19 @@ def local_response(node: Node, graph: Graph, wanted: Box) -> LocalNode:
 
 def local_scaled(node: Node, graph: Graph, wanted: Box) -> LocalNode:
     """BatchNormalization, InstanceNormalization, AffineChannel: parameters of the channels that are made."""
-    made = separable_node(node, graph, wanted)
-    y = made.makes[0]
+    local = separable_node(node, graph, wanted)
+    y = local.makes[0]
     assert y is not None
     parameters = tuple(Box((y.ranges[1],)) if name else None for name in node.inputs[1:])
-    return replace(made, reads=(made.reads[0], *parameters))
+    return replace(local, reads=(local.reads[0], *parameters))
 
 
 def local_expand(node: Node, graph: Graph, wanted: Box) -> LocalNode:
     """Expand: to the shape of the part."""
-    made = separable_node(node, graph, wanted)
-    y = made.makes[0]
+    local = separable_node(node, graph, wanted)
+    y = local.makes[0]
     assert y is not None
-    return replace(made, node=replace(node, attributes={"shape": y.shape}))
+    return replace(local, node=replace(node, attributes={"shape": y.shape}))
 
 
 def local_depth_to_space(node: Node, graph: Graph, wanted: Box) -> LocalNode:

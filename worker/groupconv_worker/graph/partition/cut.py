@@ -79,7 +79,7 @@ class Cut:
         rest = [Box.whole(shape)]
         for box in self.boxes:
             if box is not None:
-                rest = [part for found in rest for part in found.without(box)]
+                rest = [part for piece in rest for part in piece.without(box)]
         return rest[0] if rest else None
 
     def __str__(self) -> str:

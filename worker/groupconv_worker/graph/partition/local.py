@@ -55,14 +55,14 @@ def keep_axes(wanted: Box, shape: Sequence[int], axes: Sequence[int] | set[int])
 
 def read_boxes(node: Node, graph: Graph, rules: Reads, makes: Box) -> tuple[Box | None, ...]:
     """The box of each input that a node reads for a box of its output, without padding."""
-    found: list[Box | None] = []
+    boxes: list[Box | None] = []
     for name, axes in zip(node.inputs, rules, strict=True):
         if not name:
-            found.append(None)
+            boxes.append(None)
             continue
         shape = graph.tensors[name].shape
-        found.append(read_box(axes, makes, shape).clipped(shape))
-    return tuple(found)
+        boxes.append(read_box(axes, makes, shape).clipped(shape))
+    return tuple(boxes)
 
 
 def inside(read: Read | None, wanted: Range, extent: int) -> tuple[Range, int, int] | None:
@@ -76,8 +76,8 @@ def inside(read: Read | None, wanted: Range, extent: int) -> tuple[Range, int, i
 
 def _all_outputs(node: Node, graph: Graph, makes: Box, followed: set[int]) -> tuple[Box | None, ...]:
     """The same part of each output: along the followed axes, which all have."""
-    found: list[Box | None] = []
+    boxes: list[Box | None] = []
     for name in node.outputs:
         shape = graph.tensors[name].shape if name else ()
-        found.append(keep_axes(makes, shape, followed) if name else None)
-    return tuple(found)
+        boxes.append(keep_axes(makes, shape, followed) if name else None)
+    return tuple(boxes)

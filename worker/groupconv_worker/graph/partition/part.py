@@ -97,7 +97,7 @@ class PartBuilder:
         inputs = [
             self._value(name, box) if box else "" for name, box in zip(local.node.inputs, local.reads, strict=True)
         ]
-        outputs, kept = [], []
+        outputs, wanted_parts = [], []
         for name, makes in zip(local.node.outputs, local.makes, strict=True):
             wanted = self._own.get(name)
             if makes is None:
@@ -106,9 +106,9 @@ class PartBuilder:
                 outputs.append(self._hold(name, name, makes))
             else:
                 outputs.append(self._tensor(name, f"{name}{_text(makes)}", makes))
-                kept += [] if wanted is None else [(name, outputs[-1], makes, wanted)]
+                wanted_parts += [] if wanted is None else [(name, outputs[-1], makes, wanted)]
         self._nodes.append(replace(local.node, inputs=tuple(inputs), outputs=tuple(outputs)))
-        for name, source, makes, wanted in kept:  # what is made beyond the wanted part need not be right
+        for name, source, makes, wanted in wanted_parts:  # what is made beyond the wanted part need not be right
             self._slice(source, makes, name, name, wanted)
         for name in local.node.outputs:
             if sent := self._outgoing.get(name):
@@ -116,12 +116,12 @@ class PartBuilder:
 
     def part(self, outputs: Sequence[str]) -> Part:
         """The finished part, which makes a box of each of these outputs."""
-        made = {}
+        boxes = {}
         for name in outputs:
-            made[name] = self._own.get(name) or Box.whole(self._graph.tensors[name].shape)
-            self._value(name, made[name])
+            boxes[name] = self._own.get(name) or Box.whole(self._graph.tensors[name].shape)
+            self._value(name, boxes[name])
         graph = Graph(tuple(self._inputs), tuple(outputs), tuple(self._nodes), self._tensors, self._constants)
-        return Part(self._worker, graph, self._inputs, made)
+        return Part(self._worker, graph, self._inputs, boxes)
 
     def _value(self, name: str, box: Box) -> str:
         """The local name of a box of a tensor: it is there, or is taken from what is there or arrives."""

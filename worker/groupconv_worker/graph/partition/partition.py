@@ -55,10 +55,10 @@ class Partition:
     @cached_property
     def exchanged_bytes(self) -> Mapping[str, int]:
         """Bytes that workers send to one another, by tensor."""
-        found: dict[str, int] = defaultdict(int)
+        by_tensor: dict[str, int] = defaultdict(int)
         for exchange in self.exchanges:
-            found[exchange.tensor] += exchange.nbytes
-        return dict(found)
+            by_tensor[exchange.tensor] += exchange.nbytes
+        return dict(by_tensor)
 
 
 def partition(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> Partition:
@@ -73,7 +73,7 @@ def partition(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> Partition:
         ValueError: the boxes of a cut do not make all of a tensor that is needed.
     """
     nodes = [_local_nodes(graph, cuts, worker) for worker in range(workers)]
-    needs = [_needs(graph, found, worker) for worker, found in enumerate(nodes)]
+    needs = [_needs(graph, local_nodes, worker) for worker, local_nodes in enumerate(nodes)]
     incoming = [_incoming(graph, cuts, needs[worker], worker) for worker in range(workers)]
     outgoing: list[dict[str, list[tuple[int, Box]]]] = [defaultdict(list) for _ in range(workers)]
     exchanges = []
@@ -86,36 +86,36 @@ def partition(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> Partition:
     for name in graph.outputs:
         outputs[name] = tuple(_sources(graph, cuts, name, [Box.whole(graph.tensors[name].shape)], 0))
     parts = []
-    for worker, found in enumerate(nodes):
+    for worker, local_nodes in enumerate(nodes):
         builder = PartBuilder(graph, cuts, worker, needs[worker], incoming[worker], outgoing[worker])
-        for local in found:
+        for local in local_nodes:
             builder.add(local)
-        parts.append(builder.part([name for name, made in outputs.items() if any(w == worker for w, _ in made)]))
+        parts.append(builder.part([name for name, pieces in outputs.items() if any(w == worker for w, _ in pieces)]))
     return Partition(graph, dict(cuts), tuple(parts), tuple(exchanges), outputs)
 
 
 def _local_nodes(graph: Graph, cuts: Mapping[str, Cut], worker: int) -> list[LocalNode]:
     """The nodes that a worker runs, in order."""
-    found = []
+    local_nodes = []
     for node in graph.nodes:
         boxes = {name: cuts[name].boxes[worker] for name in node.outputs if name}
         wanted = {name: box for name, box in boxes.items() if box is not None}
         if wanted:
-            found.append(local_node(node, graph, wanted))
-    return found
+            local_nodes.append(local_node(node, graph, wanted))
+    return local_nodes
 
 
 def _needs(graph: Graph, nodes: Iterable[LocalNode], worker: int) -> dict[str, list[Box]]:
     """The boxes that a worker reads of each tensor."""
-    found: dict[str, list[Box]] = defaultdict(list)
+    needs: dict[str, list[Box]] = defaultdict(list)
     for local in nodes:
         for name, box in zip(local.node.inputs, local.reads, strict=True):
             if box is not None:
-                found[name].append(box)
+                needs[name].append(box)
     for name in graph.outputs:
         if name not in graph.makers and worker == 0:  # an input or a constant
-            found[name].append(Box.whole(graph.tensors[name].shape))
-    return found
+            needs[name].append(Box.whole(graph.tensors[name].shape))
+    return needs
 
 
 def traffic(graph: Graph, cuts: Mapping[str, Cut], nodes: Sequence[int]) -> tuple[dict[str, int], int, int]:
@@ -131,7 +131,7 @@ def traffic(graph: Graph, cuts: Mapping[str, Cut], nodes: Sequence[int]) -> tupl
         inputs that workers are sent.
     """
     sent: dict[str, int] = defaultdict(int)
-    between = given = 0
+    between = input_bytes = 0
     ends = list(accumulate(nodes))
     for worker in range(ends[-1]):
         node = bisect(ends, worker)
@@ -143,14 +143,14 @@ def traffic(graph: Graph, cuts: Mapping[str, Cut], nodes: Sequence[int]) -> tupl
             between += whole - _held_bytes(graph, cuts, name, box, neighbors)
         for name in graph.inputs:
             if name in needs:
-                given += bytes_of(graph, name, reduce(Box.joined, needs[name]))
-    return dict(sent), between, given
+                input_bytes += bytes_of(graph, name, reduce(Box.joined, needs[name]))
+    return dict(sent), between, input_bytes
 
 
 def _held_bytes(graph: Graph, cuts: Mapping[str, Cut], name: str, box: Box, workers: Iterable[int]) -> int:
     """Bytes of a box that some workers make; their boxes are disjoint or the same."""
-    made = {cuts[name].boxes[worker] for worker in workers}
-    common = [box.common(part) for part in made if part is not None]
+    held = {cuts[name].boxes[worker] for worker in workers}
+    common = [box.common(part) for part in held if part is not None]
     return sum(bytes_of(graph, name, part) for part in common if part is not None)
 
 
@@ -170,12 +170,12 @@ def _incoming(
     graph: Graph, cuts: Mapping[str, Cut], needs: Mapping[str, list[Box]], worker: int
 ) -> dict[str, Incoming]:
     """The same with the workers that send each part."""
-    found = {}
+    by_tensor = {}
     for name, box in _beyond(graph, cuts, needs, worker).items():
         own = cuts[name].boxes[worker]
         missing = [box] if own is None else box.without(own)
-        found[name] = Incoming(box, tuple(_sources(graph, cuts, name, missing, worker)))
-    return found
+        by_tensor[name] = Incoming(box, tuple(_sources(graph, cuts, name, missing, worker)))
+    return by_tensor
 
 
 def _sources(
@@ -185,19 +185,19 @@ def _sources(
     if name not in graph.makers:
         return [(0, box) for box in missing]
     boxes = cuts[name].boxes
-    found = []
+    sources = []
     for worker in sorted(range(len(boxes)), key=lambda w: (abs(w - receiver), w)):
         if not missing:
             break
-        made, rest = boxes[worker], []
+        held, rest = boxes[worker], []
         for box in missing:
-            common = None if made is None else box.common(made)
-            if common is None or made is None:
+            common = None if held is None else box.common(held)
+            if common is None or held is None:
                 rest.append(box)
             else:
-                found.append((worker, common))
-                rest += box.without(made)
+                sources.append((worker, common))
+                rest += box.without(held)
         missing = rest
     if missing:
         raise ValueError(f"no worker makes {missing[0].shape} of {name!r}: the boxes of its cut do not cover it")
-    return found
+    return sources

@@ -16,13 +16,13 @@ Mail = dict[tuple[str, int, int, Box], Array]
 """Boxes that were sent and not received yet, by tensor, sender, receiver and box."""
 
 
-def run_partition(made: Partition, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run_partition(partition: Partition, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Compute a network part by part in float64, each worker with its own part of every tensor.
 
     Each worker goes on until it needs what has not been sent yet; then the next one does.
 
     Args:
-        made: of a graph whose operators all have a definition.
+        partition: of a graph whose operators all have a definition.
         inputs: of the whole graph, by name.
 
     Returns:
@@ -34,7 +34,7 @@ def run_partition(made: Partition, inputs: Mapping[str, Array]) -> dict[str, Arr
     mail: Mail = {}
     values: list[dict[str, Any]] = []
     running: dict[int, Iterator[bool]] = {}
-    for part in made.parts:
+    for part in partition.parts:
         own = {name: wide(inputs[name][box.slices]) for name, box in part.inputs.items()}
         values.append({**{name: wide(array) for name, array in part.graph.constants.items()}, **own})
         running[part.worker] = _steps(part, values[-1], mail)
@@ -51,12 +51,12 @@ def run_partition(made: Partition, inputs: Mapping[str, Array]) -> dict[str, Arr
         if not sent and len(running) == before:
             raise RuntimeError(f"workers {sorted(running)} all wait for one another")
     outputs = {}
-    for name, boxes in made.outputs.items():
+    for name, boxes in partition.outputs.items():
         whole: Array | None = None
         for worker, box in boxes:
-            part = made.parts[worker]
+            part = partition.parts[worker]
             piece = values[worker][name][box.relative(part.outputs[name]).slices]
-            whole = np.empty(made.graph.tensors[name].shape, piece.dtype) if whole is None else whole
+            whole = np.empty(partition.graph.tensors[name].shape, piece.dtype) if whole is None else whole
             whole[box.slices] = piece
         if whole is not None:
             outputs[name] = whole
@@ -76,14 +76,14 @@ def _steps(part: Part, values: dict[str, Any], mail: Mail) -> Iterator[bool]:
             while not all((tensor, peer, part.worker, piece) in mail for peer, piece in pieces):
                 yield True
             dtype = part.graph.tensors[node.outputs[0]].dtype
-            made = wide(np.zeros(box.shape, dtype))
+            assembled = wide(np.zeros(box.shape, dtype))
             if node.inputs:
                 own = node.attributes["own"]
-                kept = own.common(box)
-                made[kept.relative(box).slices] = values[node.inputs[0]][kept.relative(own).slices]
+                overlap = own.common(box)
+                assembled[overlap.relative(box).slices] = values[node.inputs[0]][overlap.relative(own).slices]
             for peer, piece in pieces:
-                made[piece.relative(box).slices] = mail.pop((tensor, peer, part.worker, piece))
-            values[node.outputs[0]] = made
+                assembled[piece.relative(box).slices] = mail.pop((tensor, peer, part.worker, piece))
+            values[node.outputs[0]] = assembled
         else:
             values.update(run_node(part.graph, node, values, ordered_product))
         yield False

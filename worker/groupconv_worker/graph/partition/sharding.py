@@ -41,24 +41,24 @@ def write_cuts(data: bytes, boxes: Mapping[str, Sequence[Ranges | None]], worker
     model = onnx.ModelProto.FromString(data)
     model.ir_version = max(model.ir_version, FIRST_IR)
     name = f"{NAME}-{workers}"
-    kept = [found for found in model.configuration if found.name != name]
+    retained = [entry for entry in model.configuration if entry.name != name]
     del model.configuration[:]
-    model.configuration.extend(kept)
+    model.configuration.extend(retained)
     devices = [f"worker {worker}" for worker in range(workers)]
     model.configuration.append(onnx.DeviceConfigurationProto(name=name, num_devices=workers, device=devices))
     for node in model.graph.node:
-        others = [found for found in node.device_configurations if found.configuration_id != name]
+        others = [entry for entry in node.device_configurations if entry.configuration_id != name]
         del node.device_configurations[:]
         node.device_configurations.extend(others)
-        made = {output: boxes[output] for output in node.output if output in boxes}
-        if made:
-            specs = [_spec(output, [_box(b) for b in held]) for output, held in made.items()]
+        by_output = {output: boxes[output] for output in node.output if output in boxes}
+        if by_output:
+            specs = [_spec(output, [_box(b) for b in held]) for output, held in by_output.items()]
             node.device_configurations.append(
                 onnx.NodeDeviceConfigurationProto(configuration_id=name, sharding_spec=specs)
             )
-            known = {found.key: found.value for found in node.metadata_props}
+            known = {entry.key: entry.value for entry in node.metadata_props}
             del node.metadata_props[:]
-            exact = {**json.loads(known.get(KEY, "{}")), str(workers): made}
+            exact = {**json.loads(known.get(KEY, "{}")), str(workers): by_output}
             known[KEY] = json.dumps(exact, separators=(",", ":"))
             for key, value in known.items():
                 node.metadata_props.add(key=key, value=value)
@@ -74,12 +74,12 @@ def read_cuts(data: bytes, graph: Graph) -> dict[int, dict[str, Cut]]:
         graph: of the model. Cuts of tensors that it does not make, or of other shapes, are left out.
     """
     model = onnx.ModelProto.FromString(data)
-    devices = {found.name: found.num_devices for found in model.configuration}
+    devices = {entry.name: entry.num_devices for entry in model.configuration}
     cuts: dict[int, dict[str, Cut]] = {}
     for node in model.graph.node:
-        exact = {found.key: found.value for found in node.metadata_props}.get(KEY, "{}")
-        given = [*_exact(exact), *_by_specs(node, devices, graph)]
-        for workers, name, boxes in given:
+        exact = {entry.key: entry.value for entry in node.metadata_props}.get(KEY, "{}")
+        cut_tensors = [*_exact(exact), *_by_specs(node, devices, graph)]
+        for workers, name, boxes in cut_tensors:
             if name in graph.makers and fits(boxes, graph.tensors[name].shape, workers):
                 cuts.setdefault(workers, {}).setdefault(name, Cut(tuple(boxes)))
     return cuts
@@ -88,8 +88,8 @@ def read_cuts(data: bytes, graph: Graph) -> dict[int, dict[str, Cut]]:
 def _exact(text: str) -> Iterator[tuple[int, str, list[Box | None]]]:
     """Workers, tensor and boxes of each entry in our metadata; ends at an entry that is malformed."""
     try:
-        for workers, made in json.loads(text).items():
-            for name, boxes in made.items():
+        for workers, by_output in json.loads(text).items():
+            for name, boxes in by_output.items():
                 yield int(workers), name, [_box(box) for box in boxes]
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return

@@ -87,26 +87,26 @@ def local_pad(node: Node, graph: Graph, wanted: Box) -> LocalNode:
     shape, whole = shape_of(graph, node.inputs[0]), Box.whole(shape_of(graph, node.outputs[0]))
     rules: Axes = reads(node, graph)[0] or ()
     x, y, pads = Box.whole(shape), wanted, node.attributes.get("pads")
-    made = None if pads is None else list(pads)
+    local_pads = None if pads is None else list(pads)
     axes = list(node.attributes.get("axes") or range(len(shape)))
     for axis, read in enumerate(rules):
         r = wanted.ranges[axis]
         part = inside(read, r, shape[axis]) if r != whole.ranges[axis] else None
         places = [i for i, padded in enumerate(axes) if padded % len(shape) == axis]
-        if part is None or made is None or any(min(made[i], made[i + len(axes)]) < 0 for i in places):
+        if part is None or local_pads is None or any(min(local_pads[i], local_pads[i + len(axes)]) < 0 for i in places):
             y = y.along(axis, whole.ranges[axis])
             continue
         x = x.along(axis, part[0])
         for i in places:
-            before, after = made[i], made[i + len(axes)]
+            before, after = local_pads[i], local_pads[i + len(axes)]
             if node.attributes.get("mode", "constant") == "constant":
-                made[i], made[i + len(axes)] = part[1], part[2]
+                local_pads[i], local_pads[i + len(axes)] = part[1], part[2]
                 continue
-            made[i] = before if part[0].start == 0 else 0
-            made[i + len(axes)] = after if part[0].stop == shape[axis] else 0
+            local_pads[i] = before if part[0].start == 0 else 0
+            local_pads[i + len(axes)] = after if part[0].stop == shape[axis] else 0
             start = 0 if part[0].start == 0 else part[0].start + before
-            y = y.along(axis, Range(start, part[0].stop + before + made[i + len(axes)]))
-    attributes = node.attributes if made is None else {**node.attributes, "pads": tuple(made)}
+            y = y.along(axis, Range(start, part[0].stop + before + local_pads[i + len(axes)]))
+    attributes = node.attributes if local_pads is None else {**node.attributes, "pads": tuple(local_pads)}
     others = tuple(Box.whole(shape_of(graph, name)) if name else None for name in node.inputs[1:])
     return LocalNode(replace(node, attributes=attributes), (x, *others), (y,))
 
@@ -164,8 +164,8 @@ def _groups(node: Node, graph: Graph, wanted: Range, filters: int) -> tuple[Rang
 def _convolution(node: Node, x: Box, weight: Box, y: Box) -> LocalNode:
     """With bias and residual."""
     boxes = (x, weight, Box((y.ranges[1],)), y)
-    kept = tuple(box if name else None for box, name in zip(boxes, node.inputs, strict=False))
-    return LocalNode(node, kept, (y,))
+    reads = tuple(box if name else None for box, name in zip(boxes, node.inputs, strict=False))
+    return LocalNode(node, reads, (y,))
 
 
 def _aligned(node: Node, read: Read, wanted: Range, extent: int, length: int) -> tuple[Range, Range] | None:
@@ -176,5 +176,5 @@ def _aligned(node: Node, read: Read, wanted: Range, extent: int, length: int) ->
         return None
     part = read(*wanted).joined(Range(wanted.start * down // up, -(-wanted.stop * down // up))).clipped(extent)
     start, stop = part.start // down * down, min(extent, -(-part.stop // down) * down)
-    made = Range(start * up // down, length if stop == extent else stop * up // down)
-    return (Range(start, stop), made) if made.stop - made.start > 1 else None
+    output = Range(start * up // down, length if stop == extent else stop * up // down)
+    return (Range(start, stop), output) if output.stop - output.start > 1 else None

@@ -47,11 +47,11 @@ def brought_once(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> Partiti
     Raises:
         ValueError: as of `partition`.
     """
-    made = partition(graph, cuts, workers)
+    divided = partition(graph, cuts, workers)
     total = sum(graph.tensors[name].nbytes for name in graph.inputs)
-    brought = sum(bytes_of(graph, name, box) for part in made.parts for name, box in part.inputs.items())
+    brought = sum(bytes_of(graph, name, box) for part in divided.parts for name, box in part.inputs.items())
     if brought <= (1 + TWICE) * total:
-        return made
+        return divided
     shared = _with_shared_inputs(graph)
     entered = {}
     for name in graph.inputs:
@@ -63,17 +63,17 @@ def brought_once(graph: Graph, cuts: Mapping[str, Cut], workers: int) -> Partiti
 
 def _cuts(graph: Graph, axis: int, workers: int, block: int) -> dict[str, Cut]:
     samples = max((graph.tensors[name].shape[:1] for name in graph.inputs), default=())
-    found = {}
+    cuts = {}
     for name in graph.makers:
         shape = graph.tensors[name].shape
         spatial = len(shape) == RANK or (axis == 1 and len(shape) == 2)
         fits = shape[:1] == samples if axis == 0 else spatial
         if not fits or shape[axis] < workers:
-            found[name] = Cut.replicated(shape, workers)
+            cuts[name] = Cut.replicated(shape, workers)
             continue
         step = block if axis == 1 and shape[axis] >= workers * block else 1
-        found[name] = Cut.along(shape, axis, even(shape[axis], workers, step))
-    return found
+        cuts[name] = Cut.along(shape, axis, even(shape[axis], workers, step))
+    return cuts
 
 
 def _with_shared_inputs(graph: Graph) -> Graph:

@@ -49,12 +49,12 @@ class LandingHandle(NamedTuple):
 
 
 def connected(
-    made: Partition, zone_bytes: Callable[[Tensor, Box], int], **more: Callable[[Tensor], Any]
+    partition: Partition, zone_bytes: Callable[[Tensor, Box], int], **more: Callable[[Tensor], Any]
 ) -> tuple[list[Graph], int]:
     """The graph of each part, whose nodes that send or receive have a `zones` for each of their boxes.
 
     Args:
-        made: how the network is cut.
+        partition: how the network is cut.
         zone_bytes: of a box of a tensor of the whole network.
         more: further attributes of these nodes, by name, from the tensor of the whole network.
 
@@ -62,9 +62,9 @@ def connected(
         The graphs, and the bytes of the memory that the workers of a node share.
     """
     places: dict[tuple[str, int, int, Box], Zone] = {}
-    end, landing = LINE * len(made.exchanges), defaultdict[int, int](int)
-    for number, e in enumerate(made.exchanges):
-        size = zone_bytes(made.graph.tensors[e.tensor], e.box)
+    end, landing = LINE * len(partition.exchanges), defaultdict[int, int](int)
+    for number, e in enumerate(partition.exchanges):
+        size = zone_bytes(partition.graph.tensors[e.tensor], e.box)
         places[e.tensor, e.sender, e.receiver, e.box] = Zone(LINE * number, end, size, landing[e.receiver])
         end, landing[e.receiver] = end + size, landing[e.receiver] + size
 
@@ -73,11 +73,13 @@ def connected(
             return node
         a, tensor = node.attributes, node.attributes["tensor"]
         ends = [(worker, peer) if node.op == SEND else (peer, worker) for peer in a["peers"]]
-        found = tuple(places[tensor, *pair, box] for pair, box in zip(ends, a["boxes"], strict=True))
-        told = {name: value(made.graph.tensors[tensor]) for name, value in more.items()}
-        return replace(node, attributes={**a, "zones": found, **told})
+        zone_places = tuple(places[tensor, *pair, box] for pair, box in zip(ends, a["boxes"], strict=True))
+        details = {name: value(partition.graph.tensors[tensor]) for name, value in more.items()}
+        return replace(node, attributes={**a, "zones": zone_places, **details})
 
-    graphs = [replace(p.graph, nodes=tuple(with_zones(node, p.worker) for node in p.graph.nodes)) for p in made.parts]
+    graphs = [
+        replace(p.graph, nodes=tuple(with_zones(node, p.worker) for node in p.graph.nodes)) for p in partition.parts
+    ]
     return graphs, end
 
 
@@ -88,12 +90,12 @@ def zones(graph: Graph, op: str) -> Mapping[int, Sequence[Zone]]:
         graph: of a part, as `connected` makes it.
         op: `part.SEND`, in the order in which the program packs them, or `part.RECEIVE`.
     """
-    found = defaultdict[int, list[Zone]](list)
+    by_peer = defaultdict[int, list[Zone]](list)
     for node in graph.nodes:
         if node.op == op:
             for peer, zone in zip(node.attributes["peers"], node.attributes["zones"], strict=True):
-                found[peer].append(zone)
-    return found
+                by_peer[peer].append(zone)
+    return by_peer
 
 
 def landing_bytes(graph: Graph) -> int:
