@@ -10,6 +10,7 @@ from groupconv.networks.state import NetworkState, Phase
 from groupconv_worker.cpu.compiler_tasks import NetworkTask
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.profiling import NodeTimes
+from groupconv_worker.networks.by_shapes import Shapes
 from groupconv_worker.tuning.autotune import enabled
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 AGAIN = "a program is made once inputs of these shapes come again"
 OFF = "no program is made, as GROUPCONV_TUNE is off"
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(eq=False)
@@ -68,6 +68,10 @@ class Candidate:
     since: float = field(default_factory=time.time)
     task: NetworkTask | None = None
     started: bool = field(default=False, repr=False)
+
+    def evict(self) -> None:
+        """These shapes were dropped: no measurement goes on."""
+        self.gone = True
 
     def enter(self, phase: Phase) -> None:
         """A phase begins, if it is another one."""

@@ -9,7 +9,6 @@ together go whole to one worker each.
 import logging
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from groupconv.errors import FailedPreconditionError, GroupconvError, InternalError, InvalidArgumentError
@@ -19,12 +18,11 @@ from groupconv_worker.graph.model import Model
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.job import Job
 from groupconv_worker.networks.background import Background
-from groupconv_worker.networks.candidate import Shapes
+from groupconv_worker.networks.by_shapes import ByShapes, shapes_of
 from groupconv_worker.networks.gang import Gang, GangLostError, GangNetwork, Make, UncutError
 from groupconv_worker.networks.judgement import differing, rounds
 from groupconv_worker.networks.known_cuts import KnownCuts
 from groupconv_worker.networks.runner import OURS, WHOLE, NetworkCall, NetworkRun
-from groupconv_worker.networks.takeover import KEPT
 from groupconv_worker.tuning.autotune import enabled
 
 log = logging.getLogger(__name__)
@@ -47,9 +45,8 @@ class Sharder:
         whole: Callable[[NetworkCall, Model, Job], NetworkRun],
     ) -> None:
         self._gang, self._whole = gang, whole
-        self._known: dict[tuple[str, int], OrderedDict[Shapes, KnownCuts]] = {}
+        self._known = ByShapes[KnownCuts](self._evict)
         self._background = Background("sharder")
-        self._lock = threading.Lock()
 
     def run(self, call: NetworkCall, model: Model, job: Job) -> tuple[str, NetworkRun] | None:
         """Run a call on all workers, if it was asked to be cut, or if that is faster and they have nothing to do.
@@ -101,8 +98,7 @@ class Sharder:
 
     def answered(self, call: NetworkCall, model: Model, ran: NetworkRun) -> None:
         """One worker has answered a call that `run` left to it: have cuts measured, once its way is settled."""
-        several = self._known.get((call.network, call.version))
-        known = None if several is None else several.get(_shapes(call))  # none once the version is unloaded
+        known = self._known.get(call.network, call.version, shapes_of(call.inputs))
         if known is None or known.started or not ran.settled or call.spare < 0 or not enabled():
             return
         known.started = True
@@ -114,9 +110,8 @@ class Sharder:
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
-        with self._lock:
-            several = [list(known.networks.values()) for known in self._known.get((network, version), {}).values()]
-        return sum(cut_network.nbytes for networks in several for cut_network in networks)
+        networks = [list(known.networks.values()) for known in self._known.of(network, version)]
+        return sum(cut_network.nbytes for cut_networks in networks for cut_network in cut_networks)
 
     def wait(self) -> None:
         """Block until all cuts so far were tried (for tests)."""
@@ -124,10 +119,9 @@ class Sharder:
 
     def forget(self, network: str, version: int) -> None:
         """Drop the programs of a version. A call that runs on one goes on to its end."""
-        with self._lock:
-            for known in self._known.pop((network, version), {}).values():
-                known.gone, known.best = True, None
-                known.networks.clear()
+        for known in self._known.pop(network, version):
+            known.gone, known.best = True, None
+            known.networks.clear()
 
     def close(self) -> None:
         """Try nothing more, and end the gang's threads."""
@@ -135,16 +129,13 @@ class Sharder:
         self._gang.close()
 
     def _find(self, call: NetworkCall) -> KnownCuts:
-        shapes = _shapes(call)
-        with self._lock:
-            several = self._known.setdefault((call.network, call.version), OrderedDict())
-            known = several[shapes] = several.pop(shapes, KnownCuts())
-            while len(several) > KEPT:
-                evicted = several.popitem(last=False)[1]
-                evicted.gone = True
-                for key in list(evicted.networks):
-                    self._discard(evicted, key)
-        return known
+        return self._known.find(call.network, call.version, shapes_of(call.inputs), KnownCuts)
+
+    def _evict(self, known: KnownCuts) -> None:
+        """These shapes were dropped."""
+        known.gone = True
+        for key in list(known.networks):
+            self._discard(known, key)
 
     def _discard(self, known: KnownCuts, key: str) -> None:
         """Drop the network of a cut."""
@@ -255,8 +246,3 @@ class Sharder:
     def _later(self, then: Callable[[Make], None]) -> Callable[[Make], None]:
         """A function that calls `then` in the sharder's thread."""
         return lambda make: self._background.do(lambda: then(make))
-
-
-def _shapes(call: NetworkCall) -> Shapes:
-    """The shapes of a call's inputs, by name."""
-    return tuple((name, array.shape) for name, array in call.inputs.items())

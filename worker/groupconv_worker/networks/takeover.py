@@ -11,7 +11,6 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +28,8 @@ from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.profiling import NodeTimes
 from groupconv_worker.job import Job
 from groupconv_worker.networks.background import Background
-from groupconv_worker.networks.candidate import Candidate, Shapes
+from groupconv_worker.networks.by_shapes import ByShapes, shapes_of
+from groupconv_worker.networks.candidate import Candidate
 from groupconv_worker.networks.judgement import computed_by_onnxruntime, differing, rounds, times_of_model
 from groupconv_worker.networks.programs import NoProgramError, Programs
 from groupconv_worker.networks.session import NetworkSession
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 T = TypeVar("T")
-KEPT = 8
-"""Sets of input shapes for which a version keeps candidates: those that were called last."""
 LARGEST = 2**30
 """Bytes of a model, and of a call's inputs and outputs, up to which a program is made."""
 AGAIN = (60.0, 300.0, 1800.0)
@@ -62,20 +60,16 @@ class Takeover:
 
     def __init__(self, budget: ThreadBudget, programs: Programs, compiler: Compiler = COMPILER) -> None:
         self._budget, self._programs, self._compiler = budget, programs, compiler
-        self._known: dict[tuple[str, int], OrderedDict[Shapes, Candidate]] = {}
+        self._candidates = ByShapes[Candidate](Candidate.evict)
         self._background = Background("takeover")
         self._lock = threading.Lock()
 
     def candidate(self, network: str, version: int, inputs: Mapping[str, Array]) -> Candidate:
         """The candidate for calls with inputs of these shapes; made on their first call."""
-        shapes = tuple((name, array.shape) for name, array in inputs.items())
+        shapes = shapes_of(inputs)
+        candidate = self._candidates.find(network, version, shapes, lambda: Candidate(network, shapes))
         with self._lock:
-            several = self._known.setdefault((network, version), OrderedDict())
-            candidate = several.pop(shapes, None) or Candidate(network, shapes)
-            several[shapes] = candidate
             candidate.calls += 1
-            while len(several) > KEPT:
-                several.popitem(last=False)[1].gone = True
         return candidate
 
     def session_answered(
@@ -98,7 +92,7 @@ class Takeover:
             inputs: of the call; they are copied.
             spare: bytes that a program may take.
         """
-        only = len(self._known.get((network, version), ())) == 1
+        only = len(self._candidates.of(network, version)) == 1
         if time.monotonic() >= candidate.again:
             candidate.started, candidate.again = False, math.inf
         if candidate.started or not (only or candidate.calls > 1) or not enabled():
@@ -146,15 +140,15 @@ class Takeover:
 
     def states(self) -> dict[tuple[str, int], tuple[NetworkState, ...]]:
         """How far the programs of all versions are, for each set of shapes."""
-        with self._lock:
-            known = {version: list(several.values()) for version, several in self._known.items()}
         compiled = self._compiler.compiled
-        return {version: tuple(each.state(compiled) for each in several) for version, several in known.items()}
+        return {
+            version: tuple(candidate.state(compiled) for candidate in candidates)
+            for version, candidates in self._candidates.versions().items()
+        }
 
     def bytes_of(self, network: str, version: int) -> int:
         """Bytes of the programs of a version."""
-        with self._lock:
-            programs = [candidate.program for candidate in self._known.get((network, version), {}).values()]
+        programs = [candidate.program for candidate in self._candidates.of(network, version)]
         return sum(program.nbytes for program in programs if program is not None)
 
     def wait(self) -> None:
@@ -163,9 +157,8 @@ class Takeover:
 
     def forget(self, network: str, version: int) -> None:
         """Drop the programs of a version. A call that runs on one goes on to its end."""
-        with self._lock:
-            for candidate in self._known.pop((network, version), {}).values():
-                candidate.gone, candidate.program = True, None
+        for candidate in self._candidates.pop(network, version):
+            candidate.gone, candidate.program = True, None
 
     def _settle(self, candidate: Candidate) -> None:
         """A program was tried, or the compiler has dropped its task: then the next call submits it again."""
