@@ -39,6 +39,7 @@ class Encoder:
         colors: channels of the given pixels, without alpha.
         metadata: of the pixels.
         options: keywords of Pillow's `save`.
+        rounds_alpha: whether the format has only opaque and clear pixels.
         notes: lines for the user about metadata that the format cannot hold.
         left_out: lines for the user about channels that the format cannot hold.
     """
@@ -48,6 +49,7 @@ class Encoder:
     colors: int
     metadata: Metadata
     options: dict[str, Any] = field(default_factory=dict)
+    rounds_alpha: bool = False
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -81,6 +83,8 @@ class Encoder:
         channels = self.channels
         if frame.shape[-1] == 2 and channels == 4:  # the format has alpha only beside colors
             frame = frame[..., [0, 0, 0, 1]]
+        if self.rounds_alpha:
+            frame = np.concatenate([frame[..., :-1], np.where(frame[..., -1:] < 128, 0, 255).astype(frame.dtype)], -1)
         return Image.frombytes(self.mode, frame.shape[1::-1], frame[..., :channels].tobytes())
 
 
@@ -123,6 +127,7 @@ def encoder_of(suffix: str, shape: tuple[int, ...], dtype: np.dtype, metadata: M
     if metadata.alpha and not mode.endswith("A"):
         encoder.left_out = (f"{name} holds no alpha: left out",)
     elif metadata.alpha and _alpha_kept(name, mode) == "clear":
+        encoder.rounds_alpha = True
         encoder.notes = (f"{name} holds only opaque and clear pixels: alpha is rounded",)
     if name == "GIF" and mode != "L":
         encoder.notes += ("GIF holds 256 colors: others are replaced by the nearest",)
@@ -188,7 +193,9 @@ def _keeps_option(encoder: Encoder, key: str, value: Any) -> bool:
 
 def _supports(name: str, mode: str, shape: tuple[int, ...]) -> bool:
     """Whether a format keeps the mode, the size and the number of these pictures."""
-    tiny = _reopened(name, [Image.new(mode, (2, 2), i) for i in range(min(shape[0], 2))])
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    colors = (0, (255,) * bands if bands > 1 else 255)  # a frame that looks like the one before would be joined to it
+    tiny = _reopened(name, [Image.new(mode, (2, 2), color) for color in colors[: shape[0]]])
     if tiny is None or (shape[0] > 1 and getattr(tiny, "n_frames", 1) < 2):
         return False
     if mode in ("CMYK", "I;16", "F", "I") and tiny.mode != mode:
@@ -201,14 +208,18 @@ def _supports(name: str, mode: str, shape: tuple[int, ...]) -> bool:
 
 def _alpha_kept(name: str, mode: str) -> str:
     """What a format keeps of alpha: "all", "clear" (only opaque and clear pixels) or "" (nothing)."""
-    alpha = np.array([[255, 0], [0, 255], [150, 30]], np.uint8)
-    image = Image.new(mode, alpha.shape[::-1], 90)
-    image.putalpha(Image.fromarray(alpha))
-    tiny = _reopened(name, [image])
-    decoded = np.asarray(tiny.convert("RGBA"))[..., 3] if tiny and tiny.has_transparency_data else np.full((3, 2), 255)
-    if np.abs(decoded.astype(int) - alpha).max() <= 2:
-        return "all"
-    return "clear" if np.array_equal(decoded[:2], alpha[:2]) else ""
+    opaque_or_clear = [[255, 0], [0, 255], [255, 0]]
+    for word, values in (("all", [[255, 0], [0, 255], [150, 30]]), ("clear", opaque_or_clear)):
+        alpha = np.array(values, np.uint8)
+        image = Image.new(mode, alpha.shape[::-1], 90)
+        image.putalpha(Image.fromarray(alpha))
+        tiny = _reopened(name, [image])
+        decoded = (
+            np.asarray(tiny.convert("RGBA"))[..., 3] if tiny and tiny.has_transparency_data else np.full((3, 2), 255)
+        )
+        if np.abs(decoded.astype(int) - alpha).max() <= 2:
+            return word
+    return ""
 
 
 def _reopened(name: str, frames: Sequence[Image.Image], **options: Any) -> Any:

@@ -17,10 +17,11 @@ from PIL import Image, ImageFile
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
 from groupconv_server.files.arrays import Created, Opened
+from groupconv_server.files.attributes import not_kept
 from groupconv_server.files.axes import Axis, axes_of
+from groupconv_server.files.deep import deep_decoder
 from groupconv_server.files.derived import SWAPPED, upright
 from groupconv_server.files.encoders import encoder_of
-from groupconv_server.files.extras import needed
 from groupconv_server.files.layout import Layout, View
 from groupconv_server.files.metadata import Metadata
 from groupconv_server.files.output import replaced
@@ -31,6 +32,15 @@ ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 """Formats whose frames are animations. Other formats have pages, or previews of other sizes."""
 ORIENTATION, EXIF_IFD, WIDTH, HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 """EXIF tags that an output drops: it is upright and may have another size."""
+OTHERS = {
+    ".npz": ".npy, for which numpy.save takes one of its arrays",
+    ".zarr.zip": ".zarr, for which unzip it",
+    **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".vsi", ".dv"), ".zarr, which bioformats2raw makes of it"),
+    **dict.fromkeys((".nii", ".nii.gz", ".dcm", ".fits"), ".npy, .tif or .h5 of its array"),
+}
+"""Formats of arrays that are not read, and what they can be made."""
+PNG_XMP, SRGB_GAMMA, ENCODER = "XML:com.adobe.xmp", 0.45455, b"Created by"
+"""Keys and values in pictures: of XMP in PNG, of the usual gamma, and how comments by encoders begin."""
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """Errors of Pillow for files that it cannot read."""
 
@@ -89,13 +99,14 @@ class _Frames:
             durations = tuple(self._duration(n) for n in range(count if self._animated else 0))
         except BROKEN as error:
             raise self._broken(error) from None
-        self._deep = _has_deep_colors(self.image)
+        self._deep = deep_decoder(self.image, path)
         self._mode = _mode(self._seek(0), animated=self._animated)
         self._at, self._frame = 0, self._decoded(0)
         channels = self._frame.shape[2] if self._frame.ndim == 3 else 1
         self.shape = (count if self._animated else 1, *self._frame.shape)
         self.dtype = self._frame.dtype
-        notes = (f"the first of {count} pictures is read",) if count > 1 and not self._animated else ()
+        first = (f"the first of {count} pictures is read",) if count > 1 and not self._animated else ()
+        notes = (*first, *not_kept(_unread(self.image)))
         self.metadata = _metadata(self.image, self._mode, channels, durations, notes)
 
     def __getitem__(self, key: Any) -> Array:
@@ -116,14 +127,14 @@ class _Frames:
 
     def _duration(self, n: int) -> int:
         image = self._seek(n)
-        if image.format == "WEBP":
+        if image.format in ("WEBP", "AVIF"):
             image.load()  # Pillow has the duration only then
         return int(image.info.get("duration", 0))
 
     def _decoded(self, n: int) -> Array:
         try:
             if self._deep:
-                pixels = needed("imagecodecs", "to read 16-bit PNG").png_decode(self._path.read_bytes())
+                pixels = self._deep()
             else:
                 image = self._seek(n)
                 image.load()
@@ -138,20 +149,33 @@ class _Frames:
     def _broken(self, error: BaseException) -> Exception:
         if isinstance(error, OSError) and error.errno:
             return error
-        return InvalidArgumentError("input", "an image file", f"{self._path.name} ({error})")
+        if isinstance(error, Image.DecompressionBombError):
+            pixels = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            most = f"a picture of at most {pixels} pixels, else TIFF or Zarr, which are read by parts"
+            return InvalidArgumentError("input", most, f"{self._path.name} ({error})")
+        hint = next((f", or {how}" for suffix, how in OTHERS.items() if self._path.name.lower().endswith(suffix)), "")
+        return InvalidArgumentError("input", f"an image file{hint}", f"{self._path.name} ({error})")
 
 
-def _has_deep_colors(image: ImageFile.ImageFile) -> bool:
-    """Whether it is a 16-bit PNG that Pillow would read with 8 bits: any but opaque grey."""
-    deep = image.format == "PNG" and any("16B" in str(tile.args) for tile in image.tile)
-    return deep and (not image.mode.startswith("I") or image.has_transparency_data)
+def _unread(image: Any) -> list[str]:
+    """Names of what a picture says and no output does."""
+    info, text = image.info, dict(getattr(image, "text", None) or {})
+    found = ["XMP"] if text.pop(PNG_XMP, None) or info.get("xmp") else []
+    found += [f"text ({', '.join(map(str, text))})"] if text else []
+    found += ["IPTC or Photoshop's records"] if info.get("photoshop") else []
+    comment = info.get("comment", b"")
+    if comment and "comment" not in text and not bytes(str(comment), "utf-8").lstrip(b"b'").startswith(ENCODER):
+        found.append("comment")
+    if "gamma" in info and abs(info["gamma"] - SRGB_GAMMA) > 0.01:
+        found.append(f"gamma {info['gamma']:g}")
+    return found
 
 
 def _mode(image: Any, *, animated: bool) -> str:
     """Pillow's mode that has all colors and alpha of a picture as channels."""
     if animated:
         return "RGBA"  # later frames may have alpha or colors that the first has not
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return "I;16"
     if image.mode in ("I", "F", "CMYK"):
         return str(image.mode)

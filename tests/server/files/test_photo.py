@@ -2,14 +2,16 @@
 
 import io
 import itertools
+import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from groupconv.errors import InvalidArgumentError
 from groupconv_server import files
@@ -155,3 +157,80 @@ def test_a_broken_picture_is_one_line(tmp_path):
         path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
         with pytest.raises(InvalidArgumentError, match="input: expected an image file"):
             files.open_input(path).__enter__()
+
+
+DEEP = np.full((6, 8, 3), 1000, np.uint16) + np.arange(8, dtype=np.uint16)[:, None] * 20
+SGI = struct.pack(">hbbHHHHii4x80si404x", 474, 0, 2, 3, 8, 6, 3, 0, 65535, b"", 0)
+
+
+def netpbm(kind, most, pixels):
+    return f"{kind} 8 6 {most}\n".encode() + pixels.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "want"),
+    [
+        ("x.ppm", netpbm("P6", 65535, DEEP), DEEP),
+        ("x.ppm", netpbm("P6", 4095, DEEP), DEEP),
+        ("x.pgm", netpbm("P5", 4095, DEEP[..., 0]), DEEP[..., 0]),
+        ("x.pgm", netpbm("P5", 65535, DEEP[..., 0]), DEEP[..., 0]),
+        ("x.jp2", imagecodecs.jpeg2k_encode(DEEP, level=0, codecformat="jp2"), DEEP),
+        ("x.j2k", imagecodecs.jpeg2k_encode(DEEP, level=0, codecformat="j2k", bitspersample=12), DEEP),
+        ("x.avif", imagecodecs.avif_encode(DEEP, level=100, bitspersample=12), DEEP),
+        ("x.sgi", SGI + DEEP[::-1].transpose(2, 0, 1).astype(">u2").tobytes(), None),
+        ("x.ppm", b"P3 1 1 65535 1000 1001 1002", None),
+    ],
+)
+def test_no_bit_of_a_deep_picture_is_lost(tmp_path, name, data, want):
+    (tmp_path / name).write_bytes(data)
+    if want is None:
+        with pytest.raises(InvalidArgumentError, match=f"input: expected 8 bits .*, got {name}, of more than 8 bits"):
+            files.open_input(tmp_path / name).__enter__()
+        return
+    with files.open_input(tmp_path / name) as opened:
+        assert opened.array.dtype == np.uint16
+        got = opened.array[0, :, 0:6]
+    want = want[None] if want.ndim == 2 else want.transpose(2, 0, 1)
+    np.testing.assert_allclose(got.astype(int), want, atol=1)
+
+
+def test_a_deep_picture_that_is_cut_off_is_refused(tmp_path):
+    (tmp_path / "x.ppm").write_bytes(netpbm("P6", 65535, DEEP)[:-1])
+    with pytest.raises(InvalidArgumentError, match=r"x\.ppm \(image file is truncated\)"):
+        files.open_input(tmp_path / "x.ppm").__enter__()
+
+
+def test_what_a_picture_says_and_no_output_holds_is_told(tmp_path):
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Description", "a cell")
+    said.add_text("XML:com.adobe.xmp", "<x/>")
+    said.add(b"gAMA", struct.pack(">I", 100000))
+    picture = Image.fromarray(drawn((6, 8, 3)))
+    picture.save(tmp_path / "x.png", pnginfo=said)
+    picture.save(tmp_path / "x.jpg", xmp=b"<x/>", comment=b"hello")
+    picture.save(tmp_path / "plain.png")
+    want = {
+        "x.png": ("the output does not keep: XMP, text (Description), gamma 1",),
+        "x.jpg": ("the output does not keep: XMP, comment",),
+        "plain.png": (),
+    }
+    for name, notes in want.items():
+        with files.open_input(tmp_path / name) as opened:
+            assert opened.notes == notes
+
+
+def test_an_animation_stays_one_in_a_gif(tmp_path):
+    frames = [Image.fromarray(np.roll(drawn((9, 12, 3)), i, 1)) for i in range(3)]
+    for name in ("x.gif", "x.avif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=[100, 50, 70])
+        _, created = copied(tmp_path / name, tmp_path / "y.gif")
+        assert created.left_out == ()
+        with files.open_input(tmp_path / "y.gif") as opened:
+            assert opened.metadata.durations == (100, 50, 70)
+
+
+@pytest.mark.parametrize(("name", "words"), [("x.npz", "numpy.save"), ("x.czi", "bioformats2raw"), ("x.nii.gz", ".h5")])
+def test_formats_of_others_are_refused_with_what_to_make_of_them(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(InvalidArgumentError, match=f"input: expected an image file, or .*{words}.*, got .{name}"):
+        files.open_input(tmp_path / name).__enter__()

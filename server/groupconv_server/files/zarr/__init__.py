@@ -22,6 +22,8 @@ from groupconv_server.files.zarr.pyramid import add_levels
 
 SUFFIXES = (".zarr",)
 ANY_ORDER = True
+LONGEST = 8
+"""Bytes of the longest number in Zarr."""
 IMAGE = ".ome.zarr"
 """Suffix of an OME-Zarr image."""
 
@@ -65,6 +67,8 @@ def create_output(
     if ome.is_replaceable(path.parent, image=False):
         raise InvalidArgumentError("output", "a path in a folder or a Zarr group", f"{path}, in an array")
     dtype = np.dtype(dtype.str)  # Zarr knows one of C's two integers of 64 bits; TIFF files have the other one
+    if dtype.itemsize > LONGEST:
+        raise InvalidArgumentError("output", "a dtype that Zarr holds (float64)", f"{dtype} for {path.name}")
     chunks = chunks_for(layout, dtype)
     with replaced(path) as new, settled():
         arguments = {"shape": layout.array_shape, "dtype": dtype, "chunks": chunks}
