@@ -88,13 +88,15 @@ def test_a_picture_of_pillow_looks_the_same(tmp_path, mode, source, target, orie
     assert want.shape == got.shape
     if any("alpha" in line for line in created.left_out):
         want[..., 3] = 255
+    if any("alpha is rounded" in line for line in created.notes):
+        want[..., 3] = np.where(want[..., 3] < 128, 0, 255)
     opaque = want[..., 3] > 0 if want.ndim == 3 else np.ones(want.shape, bool)
     lossy = max(TOLERANCE.get(source, 0), TOLERANCE.get({".jpg": "JPEG", ".gif": "GIF"}.get(target), 0))
     allowed = 255 if target == ".gif" else max(2, lossy)
-    if want.ndim == 3 and target != ".gif":
+    if want.ndim == 3:
         np.testing.assert_allclose(got[..., 3], want[..., 3], atol=2)
     assert np.abs(got - want)[opaque].max() <= allowed
-    if target == ".gif":
+    if target == ".gif" and opaque.any():
         assert np.abs(got - want)[opaque].mean() < 12
     with Image.open(tmp_path / f"y{target}") as made:
         assert getattr(made, "n_frames", 1) == 1

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from groupconv_server.files.attributes import not_kept
 from groupconv_server.files.derived import SWAPPED
 from groupconv_server.files.layout import Layout
 from groupconv_server.files.metadata import GeoTag, Metadata, unit_named
@@ -17,8 +18,32 @@ OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "ZYX"} | {"T": ("T
 """Attributes of OME's pixels, and their default units."""
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
 """Tags of GeoTIFF: pixel scale, tie points, transformation, the three of the keys; and GDAL's rational polynomials."""
+SECONDS = {"s": 1.0, "ms": 0.001}
 NO_DATA = 42113
 """GDAL's tag of the value that marks pixels without data."""
+NOT_KEPT = {
+    700: "XMP",
+    271: "Make",
+    272: "Model",
+    306: "DateTime",
+    315: "Artist",
+    33432: "Copyright",
+    33723: "IPTC",
+    34377: "Photoshop's records",
+    34665: "EXIF",
+    34853: "GPS",
+    42112: "GDAL metadata",
+}
+"""Tags that no output has, and their names."""
+NOT_KEPT_IMAGEJ = ("Info", "Labels", "Ranges", "LUTs", "ROI", "Overlays", "Plot")
+NOT_KEPT_OME = {
+    "Image": ("Description", "AcquisitionDate", "StageLabel"),
+    "Pixels": ("Plane",),
+    "Channel": ("Color", "EmissionWavelength", "ExcitationWavelength", "Fluor"),
+}
+SHAPED = '{"shape"'
+"""How tifffile's own descriptions begin, which have only the shape."""
+KEPT_OME = ("Image", "Creator", "UUID", "schemaLocation")
 
 
 def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> Metadata:
@@ -46,6 +71,7 @@ def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> M
     if NO_DATA in page.tags:
         value = str(page.tags[NO_DATA].value).strip()
         notes.append(f"pixels of the no-data value {value} are computed like any others; the output does not mark them")
+    notes += not_kept(_unread(file, page))
     return Metadata(
         axes=letters,
         alpha=ALPHA.get(extra[-1], "") if extra else "",
@@ -58,6 +84,27 @@ def metadata_of(file: Any, series: Any, axes: str | None, orientation: int) -> M
         georeference=georeference,
         notes=tuple(notes),
     )
+
+
+def _unread(file: Any, page: Any) -> list[str]:
+    """Names of what a TIFF says and no output does."""
+    found = [name for code, name in NOT_KEPT.items() if code in page.tags]
+    if file.is_ome:
+        return found + _unread_ome(file)
+    if file.is_imagej:
+        return found + [f"ImageJ's {name}" for name in NOT_KEPT_IMAGEJ if name in (file.imagej_metadata or {})]
+    text = str(getattr(page.tags.get("ImageDescription"), "value", "")).strip()
+    return ["ImageDescription", *found] if text and not text.startswith(SHAPED) else found
+
+
+def _unread_ome(file: Any) -> list[str]:
+    image, pixels = _ome_image(file), _ome_pixels(file)
+    channels = pixels.get("Channel", [])
+    parts = [("Image", image), ("Pixels", pixels)]
+    parts += [("Channel", channel) for channel in (channels if isinstance(channels, list) else [channels])]
+    names = [f"OME's {kind} {name}" for kind, part in parts for name in NOT_KEPT_OME[kind] if name in part]
+    names += [f"OME's {name}" for name in _ome_root(file) if name not in KEPT_OME and name[0].isupper()]
+    return list(dict.fromkeys(names))
 
 
 def _georeference(page: Any) -> tuple[GeoTag, ...]:
@@ -100,7 +147,11 @@ def options_of(samples: int, channels: int, metadata: Metadata, *, kind: str) ->
         x, y, z = (metadata.pixel_sizes.get(axis, (0.0, ""))[0] for axis in "XYZ")
         options["resolution"] = (1 / x if x else 1, 1 / y if y else 1)
         options["metadata"] = {"unit": "um" if unit == "µm" else unit} | ({"spacing": z} if z else {})  # ASCII only
-        return options, (*held, "pixel_sizes")
+        seconds, of_time = metadata.pixel_sizes.get("T", (0.0, ""))
+        if of_time in SECONDS:
+            options["metadata"]["finterval"] = seconds * SECONDS[of_time]
+        kept = ("pixel_sizes",) if not seconds or of_time in SECONDS else ()
+        return options, (*held, *kept)
     if dpi := metadata.pixels_per_inch():
         options |= {"resolution": dpi, "resolutionunit": "INCH"}
         held.append("dpi")
@@ -154,6 +205,8 @@ def _pixel_sizes(file: Any, page: Any) -> dict[str, tuple[float, str]]:
         tag = page.tags.get(f"{axis}Resolution")
         if unit and tag and tag.value[0]:
             sizes[axis] = (tag.value[1] / tag.value[0], unit)
+    if about.get("finterval"):
+        sizes["T"] = (float(about["finterval"]), "s")
     if unit and about.get("spacing"):
         sizes["Z"] = (float(about["spacing"]), unit)
     return sizes
@@ -167,12 +220,23 @@ def _channel_names(file: Any) -> tuple[str, ...]:
     return tuple(names) if all(names) else ()
 
 
-def _ome_pixels(file: Any) -> dict[str, Any]:
-    """The attributes of the first image."""
+def _ome_root(file: Any) -> dict[str, Any]:
     from tifffile import xml2dict
 
-    image = xml2dict(file.ome_metadata).get("OME", {}).get("Image", {})
-    pixels: dict[str, Any] = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    root: dict[str, Any] = xml2dict(file.ome_metadata).get("OME", {})
+    return root
+
+
+def _ome_image(file: Any) -> dict[str, Any]:
+    """The attributes and elements of the first image."""
+    image = _ome_root(file).get("Image", {})
+    first: dict[str, Any] = image[0] if isinstance(image, list) else image
+    return first
+
+
+def _ome_pixels(file: Any) -> dict[str, Any]:
+    """The attributes of the first image's pixels."""
+    pixels: dict[str, Any] = _ome_image(file).get("Pixels", {})
     return pixels
 
 

@@ -162,3 +162,38 @@ def test_a_georeference_that_is_not_kept_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "turned.tif", x, photometric="minisblack", extratags=[*GEO, (274, "H", 1, 6, True)])
     opened, _ = copied(tmp_path / "turned.tif", tmp_path / "y.tif")
     assert [note for note in opened.notes if "georeference does not fit" in note]
+
+
+def test_what_a_tiff_says_and_no_output_holds_is_told(tmp_path):
+    x = RNG.integers(0, 99, (2, 3, 9, 10), dtype="u2")
+    plain = {
+        "description": "exposure 10 ms",
+        "datetime": True,
+        "extratags": [(42112, 2, None, "<GDALMetadata/>", True)],
+    }
+    tifffile.imwrite(tmp_path / "plain.tif", x[0, 0], **plain)
+    about = {"axes": "TCYX", "Info": "scope", "finterval": 2.5, "unit": "um", "Labels": ["a"] * 6}
+    tifffile.imwrite(tmp_path / "ij.tif", x, imagej=True, resolution=(5, 5), metadata=about)
+    channel = {"Name": ["a", "b", "c"], "Color": [255, 65280, 7]}
+    about = {"axes": "TCYX", "Description": "cells", "Channel": channel, "Plane": {"DeltaT": [0.1] * 6}}
+    tifffile.imwrite(tmp_path / "x.ome.tif", x, metadata=about)
+    tifffile.imwrite(tmp_path / "nothing.tif", x[0, 0])
+    want = {
+        "plain.tif": "ImageDescription, DateTime, GDAL metadata",
+        "ij.tif": "ImageJ's Info, ImageJ's Labels",
+        "x.ome.tif": "OME's Image Description, OME's Pixels Plane, OME's Channel Color",
+    }
+    for name, words in want.items():
+        with files.open_input(tmp_path / name) as opened:
+            assert opened.notes == (f"the output does not keep: {words}",)
+    with files.open_input(tmp_path / "nothing.tif") as opened:
+        assert opened.notes == ()
+
+
+def test_the_time_between_frames_is_kept(tmp_path):
+    x = RNG.integers(0, 99, (4, 9, 10), dtype="u2")
+    about = {"axes": "TYX", "finterval": 2.5, "unit": "um"}
+    tifffile.imwrite(tmp_path / "x.tif", x, imagej=True, resolution=(5, 5), metadata=about)
+    copied(tmp_path / "x.tif", tmp_path / "y.tif")
+    with tifffile.TiffFile(tmp_path / "y.tif") as file:
+        assert file.imagej_metadata["finterval"] == 2.5
