@@ -87,16 +87,17 @@ def read_model(data: bytes) -> Model:
     try:
         proto.ParseFromString(data)
     except DecodeError:
-        raise InvalidArgumentError("model", "an ONNX model", f"{len(data)} other bytes") from None
+        raise InvalidArgumentError("model", "an ONNX model", f"{len(data)} bytes of another format") from None
     try:
         return _checked(proto, data)
     except UnicodeDecodeError:
-        raise InvalidArgumentError("model", "names in UTF-8", "other bytes") from None
+        raise InvalidArgumentError("model", "names in UTF-8", "bytes of another encoding") from None
 
 
 def _checked(proto: ModelProto, data: bytes) -> Model:
     if not proto.ir_version or not proto.HasField("graph") or not proto.opset_import:
-        raise InvalidArgumentError("model", "an ONNX model with a graph and opset_import", f"{len(data)} other bytes")
+        wanted = "an ONNX model with a graph and opset_import"
+        raise InvalidArgumentError("model", wanted, f"{len(data)} bytes of another format")
     newest = onnx.defs.onnx_opset_version()
     for imported in proto.opset_import:
         if imported.domain in ("", "ai.onnx") and imported.version > newest:
