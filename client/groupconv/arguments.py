@@ -33,6 +33,10 @@ def as_array(x: Any, field: str = "array") -> Array:
     """
     if isinstance(x, np.ndarray):
         return _unmasked(x, field) if isinstance(x, np.ma.MaskedArray) else x
+    if isinstance(x, list | tuple):
+        for part in x:
+            if isinstance(part, np.ma.MaskedArray):
+                _unmasked(part, field)  # NumPy would take the masked values, too
     on_device = device_array(x)
     if on_device is not None and has_driver():
         return on_device.host()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from groupconv import ConvSpec, Step
-from groupconv.arguments import input_dtype, prepare
+from groupconv.arguments import as_array, input_dtype, prepare
 from groupconv.errors import InvalidArgumentError
 from groupconv.streaming.bands import Sliced
 
@@ -39,6 +39,8 @@ def test_masked_elements_are_refused_and_a_mask_of_none_is_not():
             InvalidArgumentError, match=rf"{field}: expected an array without masked elements.*got '?2 "
         ):
             prepare(x, [Step(kernel)])
+    with pytest.raises(InvalidArgumentError, match="x: expected an array without masked elements"):
+        as_array([whole[0], missing[0]], "x")  # a stack of arrays, of which NumPy drops the masks
     with pytest.raises(InvalidArgumentError, match="input: expected an array without masked elements"):
         Sliced(missing, 1, np.dtype("float32")).rows(0, 4)
 

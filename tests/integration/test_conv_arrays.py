@@ -110,6 +110,8 @@ def test_a_volume_of_few_large_planes_is_cut_along_its_rows(conv, tmp_path):
     near = (slice(None), slice(640, 780), slice(1940, 2090))
     want = ndimage.gaussian_filter(x[near], 2, mode="nearest")
     np.testing.assert_allclose(np.load(tmp_path / "y.npy")[near], want, atol=1e-4)
+    command = (tmp_path / "x.npy", "--axes", "zyx", "-k", "gaussian:2", "-o", tmp_path / "y.ome.tif")
+    assert "or write .ome.zarr, .h5 or .npy: .tif is filled plane by plane" in conv(*command, code=1).stderr
 
 
 def test_an_ome_zarr_keeps_its_pixel_sizes_and_has_a_pyramid(conv, tmp_path):

@@ -13,6 +13,7 @@ import typer
 from groupconv.arguments import ready_steps
 from groupconv.convolution.kernels import TRUNCATE
 from groupconv.convolution.spec import PADDING_MODES
+from groupconv.errors import ResourceExhaustedError
 from groupconv.streaming.progress import Bar
 from groupconv.text import human_bytes
 from groupconv_server import files
@@ -144,7 +145,13 @@ def command(
                     check()
                 return out, created
 
-            out, created = ended_by_signals(write, stop=client.close)
+            try:
+                out, created = ended_by_signals(write, stop=client.close)
+            except ResourceExhaustedError as error:
+                if "band of" not in str(error) or len(layout.spatial) == 2 or files.any_order(output):
+                    raise
+                how = f"or write .ome.zarr, .h5 or .npy: {output.suffix} is filled plane by plane, they along any axis"
+                raise ResourceExhaustedError(f"{error}; {how}") from None
     about = (*moved(opened.metadata, metadata), *created.notes, *created.left_out)
     for line in (*conversion_notes(opened.array.dtype), *out.notes(), *about):
         typer.echo(f"groupconv: {line}", err=True)

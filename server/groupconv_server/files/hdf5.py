@@ -31,11 +31,12 @@ LISTED = 12
 READ_ONLY = (".nc", ".nc4", ".mat", ".ims", ".h5ad", ".nxs")
 """Formats on top of HDF5. They are read but not written: they hold more than an array."""
 OLDER = {
+    b"\x89HDF": "HDF5 that is damaged or cut off",
     b"CDF": "netCDF 3; make it netCDF 4: nccopy -k nc4 OLD NEW",
     b"MATLAB 5.0": "of an older MATLAB; save it with -v7.3",
     b"\x0e\x03\x13\x01": "HDF 4; make it HDF5: h4toh5",
 }
-"""First bytes of files with these suffixes that are not HDF5, and what they are."""
+"""First bytes of files with these suffixes that cannot be opened, and what they are."""
 NAME = "/data"
 """Path in the file of the array that is written, unless the output names another."""
 

@@ -55,6 +55,7 @@ def test_formats_that_say_more_than_an_array_are_not_written(tmp_path, suffix):
         ("x.mat", b"MATLAB 5.0 MAT-file", "-v7.3"),
         ("x.hdf", b"\x0e\x03\x13\x01", "h4toh5"),
         ("x.h5", b"text", "another format"),
+        ("x.h5", b"\x89HDF\r\n\x1a\n" + bytes(40), "damaged or cut off"),
     ],
 )
 def test_older_formats_of_the_same_names_are_told_apart(tmp_path, name, begin, words):
