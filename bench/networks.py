@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -89,17 +90,17 @@ def first_answers(data: bytes, target: str, x: np.ndarray) -> dict[str, float]:
     return {"first_plain": middle - start, "first_ours": end - middle, "call_ours": end - loaded}
 
 
-def settled(target: str, x: np.ndarray, patience: float) -> str:
+def settled(target: str, inputs: Mapping[str, np.ndarray], patience: float) -> str:
     """Call until the server has decided between program and session, at most so many seconds; who answers then."""
     import groupconv
 
     limit = time.monotonic() + patience
     with groupconv.connect(target) as client:
         net = client.get_network("net")
-        part = net.run(x).report.parts[0]
+        part = net.run(inputs=inputs).report.parts[0]
         while "being compiled" in part.reason and time.monotonic() < limit:
             time.sleep(0.2)
-            part = net.run(x).report.parts[0]
+            part = net.run(inputs=inputs).report.parts[0]
     return part.algorithm
 
 
@@ -135,7 +136,7 @@ def measure(name: str, data: bytes, shapes: dict[str, tuple[int, ...]], options:
     for _ in range(options.rounds):
         for key, seconds in first_answers(data, targets["ours"], x).items():
             rows[key].append(seconds)
-        answers = settled(targets["ours"], x, options.settle)  # so that the next one is not beside a compiler
+        answers = settled(targets["ours"], {info.name: x}, options.settle)  # no compiler beside the next one
     clients = {kind: [Process(load, kind, targets[kind], x) for _ in range(options.clients)] for kind in servers}
     for several in clients.values():
         for client in several:

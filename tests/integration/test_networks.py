@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import grpc
 import numpy as np
 import pytest
 from networks import LIGHT, constant, endless, pixels_to_means, sum_and_difference, towers
@@ -19,6 +20,7 @@ from groupconv.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
+from groupconv.v1 import network_pb2
 
 X = np.random.default_rng(1).standard_normal((2, 4, 9, 9)).astype(np.float32)
 
@@ -75,6 +77,22 @@ def test_progress_tells_how_much_of_a_model_is_sent(client, server, capsys):
     with pytest.raises(InvalidArgumentError, match="progress"):
         client.load_network("net/towers", data, progress="yes")
     client.unload_network("net/towers")
+
+
+def test_a_model_may_come_in_parts_of_any_size(client, server):
+    model = towers()
+    model.doc_string = "x" * 300_000
+    rest = model.SerializeToString()
+    parts = [network_pb2.LoadNetworkRequest(header={"name": "parts", "byte_size": len(rest)})]
+    for size in (1, 2**16, 7, 5, 100_000, 2**16 - 1):
+        parts.append(network_pb2.LoadNetworkRequest(chunk=rest[:size]))
+        rest = rest[size:]
+    parts.append(network_pb2.LoadNetworkRequest(chunk=rest))
+    with grpc.insecure_channel(server.address) as channel:
+        load = channel.stream_unary("/groupconv.v1.NetworkService/LoadNetwork")
+        load(message.SerializeToString() for message in parts)
+    with client.get_network("parts") as net:
+        np.testing.assert_allclose(net(X), expected(X), rtol=1e-5, atol=1e-6)
 
 
 def test_several_inputs_and_outputs(client):

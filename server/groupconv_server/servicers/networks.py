@@ -1,6 +1,5 @@
 """NetworkService: protobuf in, protobuf out, over `Networks`."""
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,6 +32,8 @@ from groupconv_worker.contract import Array
 from groupconv_worker.job import Job
 from groupconv_worker.networks.runner import States
 
+SMALL = 2**16
+"""Bytes of a chunk of a model below which it is copied to those before it."""
 SERVICE = network_pb2.DESCRIPTOR.services_by_name["NetworkService"]
 
 
@@ -168,7 +169,8 @@ class NetworkServicer:
         ]
 
     def _received(self, requests: Iterator[bytes], size: int) -> bytes:
-        data = io.BytesIO()  # gives its bytes without a copy
+        pieces: list[bytes | bytearray | memoryview] = []  # one buffer that grows would be moved several times
+        small = bytearray()  # as an object of Python takes more than a few bytes
         with self._registry.uploads.arriving() as arriving:
             for raw in requests:
                 chunk: bytes | memoryview | None = unpacked(raw)
@@ -178,13 +180,17 @@ class NetworkServicer:
                         raise InvalidArgumentError("chunk", "chunks after the header", request.WhichOneof("part"))
                     chunk = request.chunk
                 arriving.add(len(chunk))
-                data.write(chunk)
+                if len(chunk) < SMALL:
+                    small += chunk
+                else:
+                    pieces += [small, chunk]
+                    small = bytearray()
                 if arriving.bytes > size:
                     raise InvalidArgumentError("chunk", f"{size} bytes, as header.byte_size says", "more")
         if arriving.bytes < size:
             got = f"{arriving.bytes} bytes"
             raise InvalidArgumentError("chunk", f"{size} bytes, as header.byte_size says", got)
-        return data.getvalue()
+        return b"".join((*pieces, small))
 
 
 def described(network: NetworkVersion, usage: Usage, states: Sequence[NetworkState]) -> network_pb2.Network:

@@ -96,13 +96,14 @@ def check_nodes(nodes: Any, known: set[str], path: str, outputs: Any) -> list[in
     order = _ordered(nodes, makers, known, path)
     known = known | set(makers)
     for i, node in enumerate(nodes):
+        here = node_path(path, i, node)
         if is_checked(node):
-            check_attributes(node, node_path(path, i, node))
+            check_attributes(node, here)
         for attribute in node.attribute:
             for tensor in _tensors(attribute):
-                _check_tensor(tensor, f"{node_path(path, i, node)}.{attribute.name}")
+                _check_tensor(tensor, f"{here}.{attribute.name}")
         for name, graph in subgraphs(node):
-            check_graph(graph, known, f"{node_path(path, i, node)}.{name}")
+            check_graph(graph, known, f"{here}.{name}")
     for name in outputs:
         if name not in known:
             raise InvalidArgumentError(f"{path}.output", "the output of a node", name)
@@ -154,10 +155,14 @@ def _tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
 
 
 def _check_tensor(tensor: TensorProto, path: str) -> None:
-    place = f"{path} {tensor.name[:100]!r}"
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise InvalidArgumentError(place, f"a tensor inside the file; put it there with {INLINE}", "external data")
+        wanted = f"a tensor inside the file; put it there with {INLINE}"
+        raise InvalidArgumentError(_place(tensor, path), wanted, "external data")
     if tensor.data_type not in TENSOR_TYPES:
-        raise InvalidArgumentError(f"{place}.data_type", "a data type of ONNX", tensor.data_type)
+        raise InvalidArgumentError(f"{_place(tensor, path)}.data_type", "a data type of ONNX", tensor.data_type)
     if min(tensor.dims, default=0) < 0:
-        raise InvalidArgumentError(f"{place}.dims", "extents from 0", list(tensor.dims))
+        raise InvalidArgumentError(f"{_place(tensor, path)}.dims", "extents from 0", list(tensor.dims))
+
+
+def _place(tensor: TensorProto, path: str) -> str:
+    return f"{path} {tensor.name[:100]!r}"
