@@ -48,15 +48,15 @@ class Node:
     def address(self):
         return PartAddress(self.endpoint.address, self.links.ticket)
 
-    def word(self, zone):
-        return int(self.memory[zone.word :][:8].view(np.int64)[0])
+    def semaphore(self, zone):
+        return int(self.memory[zone.semaphore :][:8].view(np.int64)[0])
 
     def elements(self, zone):
         return self.memory[zone.offset :][: zone.nbytes]
 
     def pack(self, zone, value, number):
         self.elements(zone)[:] = value
-        write_number(self.memory.ctypes.data + zone.word, number)
+        write_number(self.memory.ctypes.data + zone.semaphore, number)
 
     def close(self):
         self.links.close()
@@ -84,7 +84,7 @@ def test_boxes_arrive_with_the_number_of_their_run(pair):
         with sender.links.sending(number, Job()):
             for zone in ZONES:
                 sender.pack(zone, number, number)
-                until(lambda zone=zone, number=number: receiver.word(zone) == number)
+                until(lambda zone=zone, number=number: receiver.semaphore(zone) == number)
                 assert (receiver.elements(zone) == number).all()
 
 
@@ -95,7 +95,7 @@ def test_what_a_run_has_not_packed_is_never_sent(pair):
     with sender.links.sending(2, Job()):
         for zone in ZONES:
             sender.pack(zone, 2, 2)
-    until(lambda: [receiver.word(zone) for zone in ZONES] == [2, 2])
+    until(lambda: [receiver.semaphore(zone) for zone in ZONES] == [2, 2])
     assert (receiver.elements(ZONES[1]) == 2).all()
 
 
@@ -174,13 +174,13 @@ def test_strangers_are_refused(pair):
         assert sock.recv(1) == b""
 
 
-@pytest.mark.parametrize("word", [8, -64, 2**40])
-def test_a_box_without_an_exchange_ends_its_link(word):
+@pytest.mark.parametrize("semaphore", [8, -64, 2**40])
+def test_a_box_without_an_exchange_ends_its_link(semaphore):
     receiver = Node(1, {}, {0: ZONES})
     with connect(receiver.endpoint.address, KEY) as sock:
         frames.send(sock, FrameKind.LINK, HELLO.pack(receiver.links.ticket, 0))
         assert frames.receive(sock)[0] is FrameKind.DONE
-        frames.send(sock, FrameKind.BOX, BOX.pack(word, 1))
+        frames.send(sock, FrameKind.BOX, BOX.pack(semaphore, 1))
         assert sock.recv(1) == b""
     assert not receiver.memory.any()
     receiver.close()

@@ -1,9 +1,9 @@
 """Links: TCP connections by which a part of a network sends boxes to parts on other nodes.
 
-The workers of a node share memory with a word and a zone for each exchange (cpu/network/exchange.py). Each node has
-its own. A program packs a box into a zone and goes on. A thread of the link sleeps until the word has the number of the
-run, then sends the zone. The receiver writes it into the same zone of its own node, then writes the number into the
-word, where its program waits.
+The workers of a node share memory with a semaphore and a zone for each exchange (cpu/network/exchange.py). Each node
+has its own. A program packs a box into a zone and goes on. A thread of the link sleeps until the semaphore has the
+number of the run, then sends the zone. The receiver writes it into the same zone of its own node, then writes the
+number into the semaphore, where its program waits.
 
 A box that comes too late has the number of a run that is over, so no program takes it. A link ends if a box comes only
 in part. It is not opened again: the network is prepared anew, with new links.
@@ -37,7 +37,7 @@ AwaitSent = Callable[[int, int], bool]
 TICKET = 16
 """Bytes of the random name by which a worker knows which of its parts a link is for."""
 HELLO = struct.Struct(f"<{TICKET}sI")  # the ticket, and which worker of the network sends
-BOX = struct.Struct("<qq")  # the word of its exchange, and the number of the run
+BOX = struct.Struct("<qq")  # the semaphore of its exchange, and the number of the run
 GLANCE = 0.02
 """Seconds between two looks whether a run is over, while its boxes are sent."""
 
@@ -61,7 +61,7 @@ class BoxSender:
         self, to: PartAddress, key: bytes, sender: int, zones: Sequence[Zone], memory: Memory, await_sent: AwaitSent
     ) -> None:
         self._zones, self._memory, self._await_sent = tuple(zones), memory, await_sent
-        self._words = [memory.ctypes.data + zone.word for zone in zones]
+        self._semaphores = [memory.ctypes.data + zone.semaphore for zone in zones]
         self._runs: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._sent = threading.Event()
         self._error = ""
@@ -88,8 +88,8 @@ class BoxSender:
         Returns:
             Why the link has ended; empty if it has not.
         """
-        for word in self._words:
-            abandon(word, number)
+        for semaphore in self._semaphores:
+            abandon(semaphore, number)
         while not self._sent.wait(GLANCE) and self._thread.is_alive():
             if job.poll():
                 self.close()
@@ -112,10 +112,10 @@ class BoxSender:
                 self._error = f"a link to another worker has ended: {error}"
 
     def _send(self, number: int) -> None:
-        for zone, word in zip(self._zones, self._words, strict=True):
-            if self._await_sent(word, number):
+        for zone, semaphore in zip(self._zones, self._semaphores, strict=True):
+            if self._await_sent(semaphore, number):
                 elements = self._memory[zone.offset :][: zone.nbytes]
-                frames.send(self._sock, FrameKind.BOX, BOX.pack(zone.word, number), [elements])
+                frames.send(self._sock, FrameKind.BOX, BOX.pack(zone.semaphore, number), [elements])
 
 
 class PartLinks:
@@ -221,14 +221,14 @@ def _receive_boxes(sock: socket.socket, zones: Sequence[Zone], memory: Memory) -
     Raises:
         OSError: the link has ended.
     """
-    known = {zone.word: zone for zone in zones}
+    known = {zone.semaphore: zone for zone in zones}
     frames.send(sock, FrameKind.DONE)
     while True:
         kind, body = frames.receive(sock)
         if kind is not FrameKind.BOX or len(body) != BOX.size:
             raise BrokenLaneError(f"the other worker sent an unexpected {kind.name}")
-        word, number = BOX.unpack(body)
-        if word not in known:
-            raise BrokenLaneError(f"the other worker sent a box for {word}, which it has no exchange for")
-        frames.receive_arrays(sock, [memory[known[word].offset :][: known[word].nbytes]])
-        write_number(memory.ctypes.data + word, number)
+        semaphore, number = BOX.unpack(body)
+        if semaphore not in known:
+            raise BrokenLaneError(f"the other worker sent a box for {semaphore}, which it has no exchange for")
+        frames.receive_arrays(sock, [memory[known[semaphore].offset :][: known[semaphore].nbytes]])
+        write_number(memory.ctypes.data + semaphore, number)

@@ -29,7 +29,7 @@ class PartProgram(Protocol):
 
         Args:
             memory: (bytes,) uint8, as it was mapped.
-            start: where the words begin.
+            start: where the semaphores begin.
 
         Raises:
             InternalError: that cannot be.
@@ -86,8 +86,8 @@ class PartPrograms(Protocol):
             ValueError, UnsupportedNodeError, GroupconvError: there is none; the message says why.
         """
 
-    def await_sent(self, word: int, number: int) -> bool:
-        """Block until the program has written the number of a run into a word; False once `abandon` has been there."""
+    def await_sent(self, semaphore: int, number: int) -> bool:
+        """Block until the program has set a semaphore to the number of a run; False once `abandon` has been there."""
 
 
 class ThreadPart:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from groupconv_worker.networks.part_programs import PartProgram, PartPrograms
 
 NONCE = 64
-"""Bytes before the words, which show that a mapping is the right one."""
+"""Bytes before the semaphores, which show that a mapping is the right one."""
 UNMAPPED = "workers cannot map each other's memory"
 
 

@@ -99,7 +99,7 @@ def test_a_run_meets_others_between_its_graphs(engines):
         steps = part._pool.idle[0]._steps
         meetings = [step for step in steps if isinstance(step, Meeting)]
         mine = {LINE * n for n, e in enumerate(network.partition.exchanges) if part is network._parts[e.receiver]}
-        assert {meeting.word for meeting in meetings if meeting.waits} == mine
+        assert {meeting.semaphore for meeting in meetings if meeting.waits} == mine
         assert len(meetings) == len(network.partition.exchanges)
     assert network.nbytes > sum(e.nbytes for e in network.partition.exchanges)
 
@@ -212,4 +212,4 @@ def test_numbers_of_runs_do_not_go_around(engines):
         network.number = number
         for _ in range(3):
             compare(run(network, X), wanted, 0)
-            assert (network._words._words == network.number).all()
+            assert (network._semaphores._semaphores == network.number).all()

@@ -1,9 +1,9 @@
 """Lowering of exchanges between workers: a box is packed, announced, awaited, and unpacked where it belongs.
 
-A network that is cut has a program on each worker. They share one block of memory: a word for each exchange, and a
-zone for what it carries. The sender copies into the zone, then writes the number of the run into the word. The receiver
-waits for that number, and copies from the zone into its own tensor. So what an earlier run left half sent is never
-taken for this run's.
+A network that is cut has a program on each worker. They share one block of memory: a semaphore for each exchange, and a
+zone for what it carries. The sender copies into the zone, then writes the number of the run into the semaphore. The
+receiver waits for that number, and copies from the zone into its own tensor. So what an earlier run left half sent is
+never taken for this run's.
 """
 
 import math
@@ -36,20 +36,20 @@ def zone_bytes(box: Box, *, blocked: bool) -> int:
 
 
 def lower_send(low: CpuLowering, node: Node) -> None:
-    """Send: boxes of the input go into zones, then their words get the number of the run.
+    """Send: boxes of the input go into zones, then their semaphores get the number of the run.
 
     Beside the attributes of `partition.part.SEND` there are `zones`, in the shared memory, and `blocked`: whether they
     are channel-blocked.
     """
     x, own = node.inputs[0], node.attributes["own"]
-    for box, word, zone in _pieces(low, node):
+    for box, semaphore, zone in _pieces(low, node):
         inner = box.relative(own)
         if node.attributes["blocked"]:
             channels = inner.ranges[1]
             pick(low, region(low.map(x), inner), _zone(box, zone), range(channels.start, channels.stop))
         else:
             copy_box(low, low.array(x), low.shape(x), inner, zone, box.shape, _origin(box))
-        low.assembly.add(low.assembly.kernel(exchange.publish), (word, _run(low)), 1)
+        low.assembly.add(low.assembly.kernel(exchange.publish), (semaphore, _run(low)), 1)
 
 
 def lower_receive(low: CpuLowering, node: Node) -> None:
@@ -61,7 +61,7 @@ def lower_receive(low: CpuLowering, node: Node) -> None:
     reflection does, has to copy it there all the same; and in place saves only 1 % of ResNet-50 and 3 % of a U-Net.
     """
     y, whole = node.outputs[0], node.attributes["box"]
-    pieces = [(box.relative(whole), word, zone) for box, word, zone in _pieces(low, node)]
+    pieces = [(box.relative(whole), semaphore, zone) for box, semaphore, zone in _pieces(low, node)]
     own = [(name, node.attributes["own"]) for name in node.inputs]
     if node.attributes["blocked"]:
         assembled = low.new_map(y)
@@ -70,8 +70,8 @@ def lower_receive(low: CpuLowering, node: Node) -> None:
             inner, channels = common.relative(whole), common.relative(held).ranges[1]
             source = region(low.map(name), common.relative(held))
             pick(low, source, region(assembled, inner), range(channels.start, channels.stop), inner.ranges[1].start)
-        for box, word, zone in pieces:
-            _await(low, word)
+        for box, semaphore, zone in pieces:
+            _await(low, semaphore)
             source = _zone(box, zone)
             pick(low, source, region(assembled, box), range(source.layout.channels), box.ranges[1].start)
         return
@@ -80,15 +80,15 @@ def lower_receive(low: CpuLowering, node: Node) -> None:
     for part, shape, held in parts:
         common = held.common(whole)
         copy_box(low, part, shape, common.relative(held), array, low.shape(y), common.relative(whole))
-    for box, word, zone in pieces:
-        _await(low, word)
+    for box, semaphore, zone in pieces:
+        _await(low, semaphore)
         copy_box(low, zone, box.shape, _origin(box), array, low.shape(y), box)
 
 
 def _pieces(low: CpuLowering, node: Node) -> list[tuple[Box, Address, Address]]:
-    """The boxes of an exchange, with their words and zones."""
+    """The boxes of an exchange, with their semaphores and zones."""
     return [
-        (box, _shared(low, zone.word), _shared(low, zone.offset))
+        (box, _shared(low, zone.semaphore), _shared(low, zone.offset))
         for box, zone in zip(node.attributes["boxes"], node.attributes["zones"], strict=True)
     ]
 
@@ -100,8 +100,8 @@ def _zone(box: Box, address: Address) -> Map:
     return Map(address, layout, layout.nbytes, samples)
 
 
-def _await(low: CpuLowering, word: Address) -> None:
-    low.assembly.add(low.assembly.kernel(exchange.await_number), (word, _run(low)), 1)
+def _await(low: CpuLowering, semaphore: Address) -> None:
+    low.assembly.add(low.assembly.kernel(exchange.await_number), (semaphore, _run(low)), 1)
 
 
 def _shared(low: CpuLowering, offset: int) -> Address:

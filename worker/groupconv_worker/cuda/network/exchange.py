@@ -1,9 +1,9 @@
 """Lowering of exchanges between GPUs: a box is packed, put where the receiver takes it, announced, and unpacked.
 
 A network that is cut has a part on each GPU. For each exchange the receiver has a place in the landing area of its own
-memory, and both parts see a word in page-locked memory of the host. The sender's stream packs the box, copies it to
-its target, and then writes the number of the run into the word. The receiver's stream waits for that number, and copies
-the box into its own tensor. No thread of the host waits in between.
+memory, and both parts see a semaphore in page-locked memory of the host. The sender's stream packs the box, copies it
+to its target, and then writes the number of the run into the semaphore. The receiver's stream waits for that number,
+and copies the box into its own tensor. No thread of the host waits in between.
 
 The target is the landing area, if the sender's process has it: as its own memory, or opened through CUDA IPC. Else it
 is a zone in page-locked memory, from which the receiver's stream first copies to the landing area.
@@ -38,7 +38,7 @@ def _zone_bytes(tensor: Tensor, box: Box) -> int:
 
 
 def lower_send(low: CudaLowering, node: Node) -> None:
-    """Send: boxes of the input go to their targets, then their words get the number of the run.
+    """Send: boxes of the input go to their targets, then their semaphores get the number of the run.
 
     Beside the attributes of `partition.part.SEND` there are `zones`.
     """
@@ -46,9 +46,9 @@ def lower_send(low: CudaLowering, node: Node) -> None:
     for box, zone in _pieces(node):
         packed = low.between(box.shape, low.dtype(x))
         copy_box(low, x, box.relative(node.attributes["own"]), packed, _origin(box))
-        _put(low, packed, zone.word)
+        _put(low, packed, zone.semaphore)
     for _, zone in _pieces(node):
-        low.meet(zone.word, waits=False)
+        low.meet(zone.semaphore, waits=False)
 
 
 def lower_receive(low: CudaLowering, node: Node) -> None:
@@ -63,9 +63,9 @@ def lower_receive(low: CudaLowering, node: Node) -> None:
     tensor, landed = node.attributes["tensor"], []
     for box, zone in _pieces(node):
         landed.append((box, zone, low.landed(zone, tensor, Tensor(tensor, low.dtype(y), box.shape))))
-        low.meet(zone.word, waits=True)
+        low.meet(zone.semaphore, waits=True)
     for _, zone, name in landed:
-        _fetch(low, name, zone.word)
+        _fetch(low, name, zone.semaphore)
     for box, _, name in landed:
         copy_box(low, name, _origin(box), y, box.relative(whole))
 
@@ -77,23 +77,23 @@ def copy_box(low: CudaLowering, x: str, x_box: Box, y: str, y_box: Box) -> None:
     copy(low, x_box.shape, x, steps[0], y, steps[1], first)
 
 
-def _put(low: CudaLowering, x: str, word: int) -> None:
+def _put(low: CudaLowering, x: str, semaphore: int) -> None:
     """Copy a tensor to the target of an exchange, wherever it is."""
     targets, device, nbytes = low.routes.targets, low.device, low.tensors[x].nbytes
 
     def run(views: Views) -> None:  # it holds no weights on the host
-        _copy(device, targets[word], views[x].data.ptr, nbytes)
+        _copy(device, targets[semaphore], views[x].data.ptr, nbytes)
 
     low.add([x], [], run)
 
 
-def _fetch(low: CudaLowering, y: str, word: int) -> None:
+def _fetch(low: CudaLowering, y: str, semaphore: int) -> None:
     """Copy what an exchange has brought to the landing area, if it did not come there."""
     sources, device, nbytes = low.routes.sources, low.device, low.tensors[y].nbytes
 
     def run(views: Views) -> None:
-        if word in sources:
-            _copy(device, views[y].data.ptr, sources[word], nbytes)
+        if semaphore in sources:
+            _copy(device, views[y].data.ptr, sources[semaphore], nbytes)
 
     low.add([], [y], run)
 

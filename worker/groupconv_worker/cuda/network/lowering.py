@@ -27,16 +27,16 @@ class Meeting(NamedTuple):
     """Where a part of a network that is cut meets another part.
 
     Attributes:
-        word: of the exchange, as in its `Zone`.
+        semaphore: of the exchange, as in its `Zone`.
         waits: whether this part waits until it is there; else it says so.
     """
 
-    word: int
+    semaphore: int
     waits: bool
 
 
 class Routes(NamedTuple):
-    """Where the boxes of a part are put and found, by the words of their exchanges; filled before the first launch.
+    """Where the boxes of a part are put and found, by the exchanges' semaphores; filled before the first launch.
 
     Attributes:
         targets: addresses to which this part copies what it sends.
@@ -195,7 +195,7 @@ class CudaLowering:
             tensor: of the whole network, for the name.
             like: has its dtype and shape.
         """
-        name = f"{tensor}/landed {zone.word}"
+        name = f"{tensor}/landed {zone.semaphore}"
         self.tensors[name] = Tensor(name, like.dtype, like.shape)
         self.weight_bytes += zone.nbytes
         self.constants[name] = None
@@ -204,9 +204,9 @@ class CudaLowering:
             self.constants[name] = elements.view(like.dtype).reshape(like.shape)
         return name
 
-    def meet(self, word: int, *, waits: bool) -> None:
+    def meet(self, semaphore: int, *, waits: bool) -> None:
         """Add a launch that waits for an exchange's elements, or announces that they were sent."""
-        self.launches.append(DeviceWork(self._node, (), (), _nothing, meeting=Meeting(word, waits)))
+        self.launches.append(DeviceWork(self._node, (), (), _nothing, meeting=Meeting(semaphore, waits)))
 
     def kernel(
         self,

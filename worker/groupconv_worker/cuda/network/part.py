@@ -7,7 +7,7 @@ from groupconv_worker.contract import Array
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.graphs.cache import GraphPool
 from groupconv_worker.cuda.network.network import DeviceProgram
-from groupconv_worker.cuda.network.segments import PartRecording, Words
+from groupconv_worker.cuda.network.segments import PartRecording, Semaphores
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.job import Job
 
@@ -25,22 +25,22 @@ class DevicePart(DeviceProgram[PartRecording]):
 
     def __init__(self, graph: Graph, engine: CudaEngine) -> None:
         super().__init__(graph, engine, PartRecording)
-        self._words: Words | None = None
+        self._semaphores: Semaphores | None = None
 
     @property
     def landing(self) -> Any:
         """A device array of bytes, into which other parts copy what it receives; None if it receives nothing."""
         return self._landing
 
-    def connect(self, words: Words, targets: Mapping[int, int], sources: Mapping[int, int]) -> None:
+    def connect(self, semaphores: Semaphores, targets: Mapping[int, int], sources: Mapping[int, int]) -> None:
         """Connect this part with the others. Drops what was recorded before.
 
         Args:
-            words: shared with the parts that this one exchanges boxes with.
+            semaphores: shared with the parts that this one exchanges boxes with.
             targets: see `lowering.Routes`.
             sources: see `lowering.Routes`.
         """
-        self._words, self._pool = words, GraphPool()
+        self._semaphores, self._pool = semaphores, GraphPool()
         for known, routes in zip(self._routes, (targets, sources), strict=True):
             known.clear()
             known.update(routes)
@@ -71,12 +71,12 @@ class DevicePart(DeviceProgram[PartRecording]):
             MemoryError: there is no device memory for the arena now.
             DeviceLostError: the device failed; the process must be replaced.
         """
-        words = self._words
-        assert words is not None, "connect() comes first"
+        semaphores = self._semaphores
+        assert semaphores is not None, "connect() comes first"
         outputs = self._output_arrays(None)
-        with words.releasing(number, job), self._device.current():
+        with semaphores.releasing(number, job), self._device.current():
             # no second try when memory is short: other parts may be reading what the first one has sent
-            self._use(lambda recording: recording.run(inputs, outputs, words, number))
+            self._use(lambda recording: recording.run(inputs, outputs, semaphores, number))
         job.check()
         return outputs
 

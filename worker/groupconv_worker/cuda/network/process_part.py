@@ -1,8 +1,8 @@
 """One GPU's part of a network whose other parts are in other processes, on this node or on others.
 
-The parts of a node see the memory that they share, page-locked by each process. It has their words. Where CUDA opens
-the landing area of a receiver in the process of the sender, boxes are copied there. Else they pass through a zone of
-the shared memory; so do boxes from and to other nodes, which links carry from the one zone to the other.
+The parts of a node see the memory that they share, page-locked by each process. It has their semaphores. Where CUDA
+opens the landing area of a receiver in the process of the sender, boxes are copied there. Else they pass through a zone
+of the shared memory; so do boxes from and to other nodes, which links carry from the one zone to the other.
 """
 
 import logging
@@ -23,7 +23,7 @@ from groupconv_worker.cuda.device import Device
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.ipc import DeviceMemory
 from groupconv_worker.cuda.network.part import DevicePart
-from groupconv_worker.cuda.network.segments import WORD, Words, check_values
+from groupconv_worker.cuda.network.segments import WORD, Semaphores, check_values
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.partition.part import RECEIVE, SEND
 from groupconv_worker.graph.partition.zones import LINE, LandingHandle, zones
@@ -63,15 +63,15 @@ class ProcessPart:
 
         Args:
             memory: (bytes,) uint8, as it was mapped; zeros behind `start`.
-            start: where the words begin.
+            start: where the semaphores begin.
 
         Raises:
             InternalError: it cannot be page-locked.
         """
-        received = [zone.word // LINE for several in self._received.values() for zone in several]
-        words = self._exchanges * LINE
+        received = [zone.semaphore // LINE for several in self._received.values() for zone in several]
+        semaphores = self._exchanges * LINE
         with self._device.current():
-            self._meetings = _Meetings(self._device, memory, start, words, received, self._program.landing)
+            self._meetings = _Meetings(self._device, memory, start, semaphores, received, self._program.landing)
 
     def export(self) -> LandingHandle | None:
         """The landing area, for other processes of this node; None if they cannot open it."""
@@ -92,7 +92,7 @@ class ProcessPart:
             except InvalidArgumentError as error:
                 log.info("boxes for worker %d pass through memory of the host: %s", peer, error)
                 continue
-            places = {zone.word: area.address + handle.offset + zone.landing for zone in self._sent[peer]}
+            places = {zone.semaphore: area.address + handle.offset + zone.landing for zone in self._sent[peer]}
             meetings.opened(area, places)
 
     def run(self, inputs: Mapping[str, Array], number: int, job: Job) -> Mapping[str, Array]:
@@ -101,18 +101,18 @@ class ProcessPart:
         assert meetings is not None, "use() comes first"
         if not meetings.recorded:
             node = {
-                zone.word: meetings.start + zone.offset
+                zone.semaphore: meetings.start + zone.offset
                 for several in (*self._sent.values(), *self._received.values())
                 for zone in several
             }
             landed = meetings.landed()
             sources = {
-                zone.word: node[zone.word]
+                zone.semaphore: node[zone.semaphore]
                 for several in self._received.values()
                 for zone in several
-                if zone.word not in landed
+                if zone.semaphore not in landed
             }
-            self._program.connect(meetings.words, node | meetings.targets, sources)
+            self._program.connect(meetings.semaphores, node | meetings.targets, sources)
             self._program.record()
             meetings.recorded = True
         return self._program.run(inputs, number, job)
@@ -126,13 +126,13 @@ class ProcessPart:
 class _Meetings:
     """The page-locked memory in which parts of a node meet, and what is open of other processes.
 
-    Each line of the memory has the word of an exchange, and behind it the id of the process that has the receiver's
+    Each line of the memory has an exchange's semaphore, and behind it the id of the process that has the receiver's
     landing area open for it; 0 if none has.
 
     Args:
         device: the current one.
         memory, start: as of `ProcessPart.use`.
-        words: bytes of all lines.
+        semaphores: bytes of all lines.
         received: numbers of the lines of what this part receives.
         landing: this part's landing area.
 
@@ -141,16 +141,16 @@ class _Meetings:
     """
 
     def __init__(
-        self, device: Device, memory: Array, start: int, words: int, received: list[int], landing: Any
+        self, device: Device, memory: Array, start: int, semaphores: int, received: list[int], landing: Any
     ) -> None:
         unlock = device.page_locked.register(memory)
         if not device.page_locked.holds(memory):
             raise InternalError("cuda.page_locked: memory that workers share cannot be page-locked")
-        lines = memory[start : start + words].view(WORD).reshape(-1, LINE // WORD.itemsize)
+        lines = memory[start : start + semaphores].view(WORD).reshape(-1, LINE // WORD.itemsize)
         self._openers, self._received = lines[:, 1], received
         self._areas, self._mine = list[DeviceMemory](), list[int]()
         self.start = memory.ctypes.data + start
-        self.words = Words(lines.reshape(-1), driver().on_device(self.start))
+        self.semaphores = Semaphores(lines.reshape(-1), driver().on_device(self.start))
         self.targets = dict[int, int]()
         self.recorded = False
         end = weakref.finalize(self, _leave, self._openers, self._areas, self._mine, unlock, received, landing, memory)
@@ -159,12 +159,12 @@ class _Meetings:
     def opened(self, area: DeviceMemory, targets: Mapping[int, int]) -> None:
         """Send by these targets, which lie in a landing area of another process."""
         self._areas.append(area)
-        self._mine += [word // LINE for word in targets]
-        self._openers[[word // LINE for word in targets]] = os.getpid()
+        self._mine += [semaphore // LINE for semaphore in targets]
+        self._openers[[semaphore // LINE for semaphore in targets]] = os.getpid()
         self.targets.update(targets)
 
     def landed(self) -> set[int]:
-        """The words of boxes that their senders copy to this part's landing area."""
+        """The semaphores of boxes that their senders copy to this part's landing area."""
         return {LINE * line for line in self._received if self._openers[line]}
 
 

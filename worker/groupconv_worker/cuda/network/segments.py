@@ -23,7 +23,7 @@ from groupconv_worker.graph.partition.zones import LINE
 from groupconv_worker.job import Job
 
 WORD = np.dtype(np.int64)
-"""The dtype of a word: the number of a run."""
+"""The dtype of a semaphore: the number of a run."""
 
 
 def check_values(engines: Sequence[CudaEngine]) -> None:
@@ -37,22 +37,22 @@ def check_values(engines: Sequence[CudaEngine]) -> None:
             raise InternalError("CUDA: streams do not wait for values of 64 bits; the driver is older than CUDA 11.7")
 
 
-class Words:
-    """A word of 64 bits for each exchange: the number of the last run whose elements have arrived.
+class Semaphores:
+    """A semaphore of 64 bits for each exchange: the number of the last run whose elements have arrived.
 
     They are timeline semaphores, as Vulkan calls them, in memory of the host that all devices map.
 
     Args:
-        memory: int64, page-locked, zeros; the first element of each line of `zones.LINE` bytes is a word.
+        memory: int64, page-locked, zeros; the first element of each line of `zones.LINE` bytes is a semaphore.
         address: of the memory, on the device.
     """
 
     def __init__(self, memory: Array, address: int) -> None:
-        self._words, self._address = memory[:: LINE // memory.itemsize], address
+        self._semaphores, self._address = memory[:: LINE // memory.itemsize], address
 
-    def address(self, word: int) -> int:
-        """The address of a word on the device, from its offset in bytes."""
-        return self._address + word
+    def address(self, semaphore: int) -> int:
+        """The address of a semaphore on the device, from its offset in bytes."""
+        return self._address + semaphore
 
     @contextmanager
     def releasing(self, run: int, job: Job) -> Iterator[None]:
@@ -61,8 +61,8 @@ class Words:
 
         def release() -> None:
             with lock:
-                if inside:  # later, the words would be set back from the number of a later run
-                    self._words[self._words < run] = run
+                if inside:  # later, the semaphores would be set back from the number of a later run
+                    self._semaphores[self._semaphores < run] = run
 
         try:
             with job.on_stop(release):
@@ -130,7 +130,9 @@ class PartRecording(Recording):
         """Drop the segments, which refer to this object: the reference cycle would keep the arena."""
         self._steps.clear()
 
-    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], words: Words, number: int) -> None:
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], semaphores: Semaphores, number: int
+    ) -> None:
         """Copy the inputs, run all segments and meetings, and copy the outputs."""
         for name, host in self._inputs.items():
             self._device.copy(host, inputs[name])
@@ -139,7 +141,7 @@ class PartRecording(Recording):
             try:
                 for step in self._steps:
                     if isinstance(step, Meeting):
-                        self._meet(cuda_driver, step, words, number)
+                        self._meet(cuda_driver, step, semaphores, number)
                     elif step.graph is not None:
                         step.graph.launch(stream)
                     else:
@@ -149,10 +151,10 @@ class PartRecording(Recording):
         for name, host in self._outputs.items():
             self._device.copy(outputs[name], host)
 
-    def _meet(self, cuda_driver: Driver, meeting: Meeting, words: Words, number: int) -> None:
-        """Have the stream wait for another part's word, or write this part's."""
+    def _meet(self, cuda_driver: Driver, meeting: Meeting, semaphores: Semaphores, number: int) -> None:
+        """Have the stream wait for another part's semaphore, or write this part's."""
         act = cuda_driver.wait_value if meeting.waits else cuda_driver.write_value
-        act(self._stream.stream.ptr, words.address(meeting.word), number)
+        act(self._stream.stream.ptr, semaphores.address(meeting.semaphore), number)
 
     def _in_steps(self) -> list["_Segment | Meeting"]:
         """Split the launches at their meetings: segments, and the meetings between them."""

@@ -8,7 +8,7 @@ from groupconv_worker.cpu.network.cut import CutNetwork
 from groupconv_worker.cuda.engine import CudaEngine
 from groupconv_worker.cuda.network.exchange import BLOCK, connected
 from groupconv_worker.cuda.network.part import DevicePart
-from groupconv_worker.cuda.network.segments import WORD, Words, check_values
+from groupconv_worker.cuda.network.segments import WORD, Semaphores, check_values
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.partition.choice import CutChoice
 from groupconv_worker.graph.partition.part import SEND
@@ -28,7 +28,7 @@ def cut_over_devices(graph: Graph, choice: CutChoice, engines: Sequence[CudaEngi
 
 
 class DeviceShardedNetwork(CutNetwork):
-    """The parts of all GPUs, and the words by which they meet. One run at a time.
+    """The parts of all GPUs, and the semaphores by which they meet. One run at a time.
 
     Args:
         made: what each GPU does.
@@ -50,11 +50,11 @@ class DeviceShardedNetwork(CutNetwork):
         with device.current():
             memory = device.pinned_array((max(1, len(partition.exchanges)) * LINE // WORD.itemsize,), WORD)
             memory[:] = 0
-            self._words = Words(memory, driver().on_device(memory.ctypes.data))
+            self._semaphores = Semaphores(memory, driver().on_device(memory.ctypes.data))
         areas = [part.landing for part in self._parts]
         for part, graph in zip(self._parts, graphs, strict=True):
             sent = [(zone, areas[peer]) for peer, several in zones(graph, SEND).items() for zone in several]
-            part.connect(self._words, {zone.word: area.data.ptr + zone.landing for zone, area in sent}, {})
+            part.connect(self._semaphores, {zone.semaphore: area.data.ptr + zone.landing for zone, area in sent}, {})
         for part in self._parts:
             part.record()
 

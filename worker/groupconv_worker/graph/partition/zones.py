@@ -1,8 +1,8 @@
 """Where the boxes that parts of a network exchange lie: every worker derives the same offsets from the same partition.
 
-The workers of a node share memory: a word for each exchange, each on a line of its own, then a zone for each. The
-sender fills the zone, then writes the number of the run into the word. The receiver waits for that number. GPUs of a
-node need no zone there: each has a landing area in its own memory, with a place for each box that it receives.
+The workers of a node share memory: a semaphore for each exchange, each on a line of its own, then a zone for each. The
+sender fills the zone, then writes the number of the run into the semaphore. The receiver waits for that number. GPUs of
+a node need no zone there: each has a landing area in its own memory, with a place for each box that it receives.
 """
 
 from collections import defaultdict
@@ -16,19 +16,19 @@ from groupconv_worker.graph.partition.part import RECEIVE, SEND
 from groupconv_worker.graph.partition.partition import Partition
 
 LINE = 64
-"""Bytes between two words, so that two workers never write the same cache line."""
+"""Bytes between two semaphores, so that two workers never write the same cache line."""
 
 
 class Zone(NamedTuple):
     """Where the box of an exchange is, in bytes.
 
     Attributes:
-        word, offset: of the number of the run and the elements, in the memory that the workers of a node share.
+        semaphore, offset: of the number of the run and the elements, in the memory that the workers of a node share.
         nbytes: of the elements.
         landing: of the elements, in the landing area of the receiver.
     """
 
-    word: int
+    semaphore: int
     offset: int
     nbytes: int
     landing: int = 0

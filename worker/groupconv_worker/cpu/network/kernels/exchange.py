@@ -1,4 +1,4 @@
-"""Meeting another worker in the middle of a program: a word in memory that both have mapped says what is there."""
+"""Meeting another worker in the middle of a program: a semaphore in memory that both have mapped says what is there."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from groupconv_worker.cpu.kernels.cache import compiled
 from groupconv_worker.cpu.kernels.futex import sleep, wake
 
 SPINS, YIELDS = 2_000, 500
-"""Looks at the word before others get the processor, and before the thread sleeps between looks."""
+"""Looks at the semaphore before others get the processor, and before the thread sleeps between looks."""
 NAP = 50
 """Microseconds of sleep between looks."""
 
@@ -18,40 +18,40 @@ _I = types.int64
 
 
 @njit(inline="always")
-def _write(word, number):
-    """Write a number into a word, and wake the thread of this process that sleeps at it."""
-    store(word, number)
-    wake(word)
+def _write(semaphore, number):
+    """Write a number into a semaphore, and wake the thread of this process that sleeps at it."""
+    store(semaphore, number)
+    wake(semaphore)
 
 
 @compiled(types.void(_I, _I))
-def write_number(word, number):
-    """Write the number of a run into a word, as `publish` does for what a program has packed. Releases the GIL."""
-    _write(word, number)
+def write_number(semaphore, number):
+    """Write the number of a run into a semaphore, as `publish` does for what a program has packed. Releases the GIL."""
+    _write(semaphore, number)
 
 
 @compiled(types.void(_I, _I))
-def abandon(word, number):
-    """Write `-number` into a word without the number of the run, as no program will publish it. Releases the GIL."""
-    if load(word) != number:
-        _write(word, -number)
+def abandon(semaphore, number):
+    """Write `-number` into a semaphore without the run's number, as no program will publish it. Releases the GIL."""
+    if load(semaphore) != number:
+        _write(semaphore, -number)
 
 
 @compiled(types.boolean(_I, _I))
-def await_published(word, number):
+def await_published(semaphore, number):
     """Sleep until a program of this process has published `number`; False if it was abandoned. Releases the GIL."""
     while True:
-        found = load(word)
+        found = load(semaphore)
         if found == number or found == -number:
             return found == number
-        sleep(word, found)
+        sleep(semaphore, found)
 
 
 @compiled(types.boolean(_I, _I))
-def await_written(word, number):
-    """As `await_published`, for a word that a device writes, which wakes nobody. Releases the GIL."""
+def await_written(semaphore, number):
+    """As `await_published`, for a semaphore that a device writes, which wakes nobody. Releases the GIL."""
     while True:
-        found = load(word)
+        found = load(semaphore)
         if found == number or found == -number:
             return found == number
         nap(NAP)
@@ -62,7 +62,7 @@ def publish() -> Any:
     """Says that what was written before this stage is there.
 
     Returns:
-        A job with the words (address of the word, number of the run); there is one task.
+        A job with the arguments (address of the semaphore, number of the run); there is one task.
     """
 
     @job()
@@ -78,7 +78,7 @@ def await_number() -> Any:
     """Waits until another worker has published this run's number, or the job is over.
 
     Returns:
-        A job with the words (address of the word, number of the run); there is one task.
+        A job with the arguments (address of the semaphore, number of the run); there is one task.
     """
 
     @job()
