@@ -153,6 +153,9 @@ def _step(node: Any, failed: Mapping[str, str]) -> Step:
     groups = attributes.get("group", 1)
     if groups < 1 or len(kernel) % groups:
         raise InvalidArgumentError("group", f"a divisor of the kernel's first extent, {len(kernel)}", groups)
+    outputs = kernel.shape[1] * groups if node.op_type == "ConvTranspose" else len(kernel)
+    if bias is not None and bias.shape != (outputs,):
+        raise InvalidArgumentError("bias", f"{[outputs]}, one for each output channel", list(bias.shape))
     if "kernel_shape" in attributes and tuple(attributes["kernel_shape"]) != kernel.shape[2:]:
         raise InvalidArgumentError("kernel_shape", str(list(kernel.shape[2:])), list(attributes["kernel_shape"]))
     if shape := attributes.get("output_shape"):
@@ -221,6 +224,9 @@ def _weights(node: Any, index: int, failed: Mapping[str, str]) -> Array:
         producer = value.producer()
         got = f"{value.name}, computed by {producer.op_type}" if producer else f"{value.name}, an input"
         raise InvalidArgumentError(what, "a constant of the file", got + _why(value, failed))
+    declared = [int(extent) for extent in value.const_value.shape]
+    if any(extent < 1 for extent in declared):  # onnx-ir would infer one that is -1 from the bytes
+        raise InvalidArgumentError(what, f"extents of at least 1 of {value.name}", declared)
     try:
         array = np.asarray(value.const_value.numpy())
     except Exception as error:  # noqa: BLE001 - too few bytes for the shape, or an unknown dtype

@@ -269,3 +269,20 @@ def test_a_broken_file_is_refused_or_read_but_never_a_defect(tmp_path_factory, d
     except InvalidArgumentError:
         return
     assert all(f.step is not None or f.reason for f in found)
+
+
+@pytest.mark.parametrize(("operator", "fits"), [("Conv", 4), ("ConvTranspose", 6)])
+def test_a_bias_has_an_element_for_each_output_channel(tmp_path, operator, fits):
+    node = helper.make_node(operator, ["x", "w", "b"], ["y"], name="c", group=2)
+    for length in (fits, 3):
+        (found,) = read(tmp_path, model([node], {"w": f32(4, 3, 2, 2), "b": f32(length)}))
+        assert (found.step is not None) == (length == fits)
+        assert length == fits or found.reason == f"bias: expected [{fits}], one for each output channel, got [3]"
+
+
+@pytest.mark.parametrize("extent", [-1, -4, 0])
+def test_weights_of_an_extent_below_1_are_refused(tmp_path, extent):
+    made = model([helper.make_node("Conv", ["x", "w"], ["y"], name="c")], {"w": f32(4, 2, 3, 3)})
+    made.graph.initializer[0].dims[0] = extent
+    (found,) = read(tmp_path, made)
+    assert found.reason == f"kernel: expected extents of at least 1 of w, got [{extent}, 2, 3, 3]"
