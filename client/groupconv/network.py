@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 from groupconv import network_calls
 from groupconv.async_session import small
 from groupconv.convolution.html import html_table
-from groupconv.errors import FailedPreconditionError
 from groupconv.network_calls import CutOfNetwork, NetworkResult
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan
-from groupconv.networks.state import NetworkState, Settling, StateCallback
+from groupconv.networks.state import NetworkState, StateCallback
 from groupconv.networks.tensors import TensorInfo
 from groupconv.transport.exchange import Exchange
 
 Array = NDArray[Any]
-NOT_CALLED_YET = "network {} was not called yet, so nothing is compiled: give wait() the inputs of a call"
 
 
 class BaseNetwork:
@@ -177,19 +175,19 @@ class Network(BaseNetwork):
         Example:
             net.wait(np.zeros((1, 3, 224, 224), np.float32), progress=True)
         """
-        has_inputs = bool(arrays or inputs)
-        with contextlib.closing(Settling(progress, timeout)) as settling:
-            for _ in range(2 if has_inputs else 0):  # where other shapes came before, these have to come twice
-                self.run(*arrays, inputs=inputs)
-            info = self.statistics()
-            if not has_inputs and not info.requests:
-                raise FailedPreconditionError(NOT_CALLED_YET.format(self.name))
-            while not settling.look(self.name, info.state, settled=info.settled):
-                time.sleep(Settling.PAUSE)
-                info = self.statistics()
-            if has_inputs:  # answered by who does from now on, so that plans say it
-                self.run(*arrays, inputs=inputs)
-            return info.state
+        with contextlib.closing(network_calls.wait(self.info, arrays, inputs, progress, timeout)) as steps:
+            try:
+                step = next(steps)
+                while True:
+                    answer = None
+                    if isinstance(step, float):
+                        time.sleep(step)
+                    else:
+                        answer = self._run(step, None)
+                    step = steps.send(answer)
+            except StopIteration as end:
+                state: NetworkState = end.value
+                return state
 
     def unload(self) -> None:
         """Remove the network from the server.
@@ -268,19 +266,16 @@ class AsyncNetwork(BaseNetwork):
         timeout: float | None = None,
     ) -> NetworkState:
         """As `Network.wait`."""
-        has_inputs = bool(arrays or inputs)
-        with contextlib.closing(Settling(progress, timeout)) as settling:
-            for _ in range(2 if has_inputs else 0):  # where other shapes came before, these have to come twice
-                await self.run(*arrays, inputs=inputs)
-            info = await self.statistics()
-            if not has_inputs and not info.requests:
-                raise FailedPreconditionError(NOT_CALLED_YET.format(self.name))
-            while not settling.look(self.name, info.state, settled=info.settled):
-                await asyncio.sleep(Settling.PAUSE)
-                info = await self.statistics()
-            if has_inputs:  # answered by who does from now on, so that plans say it
-                await self.run(*arrays, inputs=inputs)
-            return info.state
+        fits = small(*arrays, *(inputs or {}).values())
+        with contextlib.closing(network_calls.wait(self.info, arrays, inputs, progress, timeout)) as steps:
+            try:
+                step = next(steps)
+                while True:
+                    pause = asyncio.sleep(step) if isinstance(step, float) else None
+                    step = steps.send(await (pause or self._run(step, None, small=fits)))
+            except StopIteration as end:
+                state: NetworkState = end.value
+                return state
 
     async def unload(self) -> None:
         """As `Network.unload`."""

@@ -1,7 +1,8 @@
 """The calls of networks without their transport, as exchanges that both clients drive."""
 
+import contextlib
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from groupconv.arguments import as_array
 from groupconv.convolution.html import html_table
 from groupconv.convolution.steps import described
-from groupconv.errors import DataLossError, InvalidArgumentError
+from groupconv.errors import DataLossError, FailedPreconditionError, InvalidArgumentError
 from groupconv.networks.cuts import NetworkCuts
 from groupconv.networks.info import NetworkInfo
 from groupconv.networks.plan import NetworkPlan, NetworkReport
+from groupconv.networks.state import NetworkState, Settling, StateCallback
 from groupconv.networks.tensors import TensorInfo, check_shapes, converted, named_inputs, with_fixed_shapes
 from groupconv.networks.windows import StreamPlan
 from groupconv.text import milliseconds
@@ -29,6 +31,7 @@ from groupconv.wire.streams import stream_plan_from_wire
 Array = NDArray[Any]
 CutOfNetwork = str | NetworkPlan | NetworkCuts | None
 """The way to cut a network: an axis, or a plan with the cut of each tensor; None leaves it to the server."""
+NOT_CALLED_YET = "network {} was not called yet, so nothing is compiled: give wait() the inputs of a call"
 RUN = "/groupconv.v1.NetworkService/RunNetwork"
 LOAD = "/groupconv.v1.NetworkService/LoadNetwork"
 """The streaming method that takes the messages of `load`."""
@@ -188,6 +191,29 @@ def run(
     answer = yield Request(RUN, wire.run_request(request, inputs))
     response, arrays_out = wire.read_run_answer(answer)
     return NetworkResult(dict(zip(response.names, arrays_out, strict=True)), wire.report_from_wire(response.report))
+
+
+def wait(
+    info: NetworkInfo,
+    arrays: Sequence[Any],
+    named: Mapping[str, Any] | None,
+    progress: StateCallback | bool | None,
+    timeout: float | None,
+) -> Generator[Exchange[Any] | float, Any, NetworkState]:
+    """The exchanges of `Network.wait`, and the seconds to pause between them; arguments and errors are those there."""
+    given = bool(arrays or named)
+    with contextlib.closing(Settling(progress, timeout)) as settling:
+        for _ in range(2 if given else 0):  # where other shapes came before, these have to come twice
+            yield run(info, arrays, named or {}, report=True)
+        now: NetworkInfo = yield get_network(info.name)
+        if not given and not now.requests:
+            raise FailedPreconditionError(NOT_CALLED_YET.format(info.name))
+        while not settling.look(info.name, now.state, settled=now.settled):
+            yield Settling.PAUSE
+            now = yield get_network(info.name)
+        if given:  # answered by who does from now on, so that plans say it
+            yield run(info, arrays, named or {}, report=True)
+        return now.state
 
 
 def _cut(cut: CutOfNetwork) -> dict[str, Any]:
