@@ -5,9 +5,9 @@
 The plain session is made of the same bytes in this process, with all cores, and runs once; our server is a process of
 its own, which is sent the bytes and called once. They take turns, and each figure is the median of the rounds, in
 milliseconds. "load" is from `connect` until `load_network` returns, "call" is the first call after it; × is ours over
-the plain one's. "fresh" is the × of the first network in a server's life. Between two rounds the server has settled who answers, so that
-nothing is compiled beside the next one. A NAME is one of network_models.py; inputs with free axes take their shape from
---input, or from the table there.
+the plain one's. "fresh" is the × of the first network in a server's life. Between two rounds the server has settled who
+answers, so that nothing is compiled beside the next one. A NAME is one of network_models.py; inputs with free axes take
+their shape from --input, or from the table there.
 """
 
 import argparse
