@@ -91,12 +91,14 @@ export class Network {
    * @param options.outputs names of those wanted; without it all.
    * @param options.cut what to cut the network along over the workers: "nothing", "samples", "channels", "rows" or "columns";
    * "planned", each tensor as the planner says; or a plan over workers, which is followed. Without it the server decides.
+   * @param options.times whether `plan` is to show the time of each node. Where onnxruntime answers, the network runs again for
+   * it, and the answer waits; a program has its times from when it was measured.
    */
   async run(
     inputs: NetworkInputs | TensorLike,
-    options: CallLimits & { outputs?: readonly string[]; cut?: CutOfNetwork } = {},
+    options: CallLimits & { outputs?: readonly string[]; cut?: CutOfNetwork; times?: boolean } = {},
   ): Promise<NetworkResult> {
-    return this.#run(this.#named(inputs), options.outputs ?? [], options, true, options.cut);
+    return this.#run(this.#named(inputs), options.outputs ?? [], options, true, options.cut, options.times);
   }
 
   /**
@@ -166,6 +168,7 @@ export class Network {
     limits: CallLimits,
     report: boolean,
     cut?: CutOfNetwork,
+    times = false,
   ): Promise<NetworkResult> {
     const known = this.outputs.map((output) => output.name);
     for (const name of outputs) {
@@ -182,6 +185,7 @@ export class Network {
       inputs: this.inputs.map((info) => tensorToWire(converted(info, tensors.get(info.name)!))),
       outputs: [...outputs],
       withoutReport: !report,
+      times,
       ...cutToWire(cut),
     });
     const response = await this.calls.unary(NetworkService.method.runNetwork, request, limits);

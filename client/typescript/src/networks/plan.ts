@@ -26,6 +26,10 @@ export interface NodePlan {
   readonly stride: readonly number[] | null;
   /** Of a convolution or pool, for people, such as "5×5, stride 2"; else "". */
   readonly window: string;
+  /** In the last run that took the time of each node; null before the first one, and for what is fused into another. */
+  readonly seconds: number | null;
+  /** Name of the node that the time of this one is part of; empty for others. */
+  readonly fusedInto: string;
 }
 
 /** Operators that were run as one. */
@@ -116,6 +120,14 @@ export class NetworkPlan {
       ...[node.name, node.op, node.window || "-", node.shape ? node.shape.join("×") || "scalar" : "?"],
       ...[number(node.weights), number(node.multiplyAdds), node.algorithm],
     ]);
+    const spent = this.nodes.reduce((sum, node) => sum + (node.seconds ?? 0), 0);
+    if (spent) {
+      heading.push("time", "of all");
+      this.nodes.forEach(({ seconds, fusedInto }, i) => {
+        if (seconds === null) rows[i]!.push(fusedInto ? `in ${fusedInto}` : "none", "-");
+        else rows[i]!.push(milliseconds(seconds), `${((100 * seconds) / spent).toFixed(1)}%`);
+      });
+    }
     const totals = `${grouped(this.weights)} weights, ${grouped(this.multiplyAdds)} multiply-adds`;
     const lines = [table([heading, ...rows], [0, 1, 2, 3, 6]), `${totals}, ${humanBytes(this.peakBytes)} at most`];
     lines.push(...this.outputs.map((output) => `output ${output}`));

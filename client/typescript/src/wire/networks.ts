@@ -94,6 +94,8 @@ export function networkPlanFromWire(message: PlanNetworkResponse): NetworkPlan {
     receptiveField: node.receptiveField.length ? node.receptiveField.map(Number) : null,
     stride: node.stride.length ? node.stride : null,
     window: node.window,
+    seconds: node.seconds ?? null,
+    fusedInto: node.fusedInto,
   }));
   const last = message.last ? networkReportFromWire(message.last) : null;
   const cuts = message.cuts ? cutsFromWire(message.cuts) : null;

@@ -67,6 +67,14 @@ test("a network is loaded, called over each transport, described and removed", a
   expect(plan.multiplyAdds).toBe(2 * 9 * 12);
   expect(String(plan)).toContain("last call: ");
   expect((await net.statistics()).requests).toBe(9);
+  expect(String(plan)).not.toContain("of all");
+  await net.run({ x, n: [5] }, { times: true });
+  const timed = await net.plan({ x: x.shape, n: [1] });
+  expect(timed.nodes.some((node) => node.seconds! > 0)).toBe(true);
+  for (const { seconds, fusedInto } of timed.nodes) {
+    if (seconds === null) expect(timed.nodes.map((node) => node.name)).toContain(fusedInto);
+  }
+  expect(String(timed)).toMatch(/time +of all\n.*\d ms +\d+\.\d%/);
   expect((await client.listNetworks()).map((info) => info.name)).toContain("ts/net");
   expect(await rejected(net.forward(x))).toMatchObject({
     message: "inputs: expected inputs called 'x', 'n', got 'none called n'",
