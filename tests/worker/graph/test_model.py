@@ -161,3 +161,20 @@ def test_broken_bytes_are_refused_or_read(data):
 
 
 MODELS = [p.SerializeToString() for p in (towers(), sum_and_difference(), onnx.load(LIGHT / "light_bvlc_alexnet.onnx"))]
+
+
+@pytest.mark.parametrize("kind", ["initializer", "input", "constant"])
+def test_extents_that_no_tensor_has_are_refused_before_they_become_axes(kind):
+    """ONNX's shape inference makes an axis of each: such a model of a kilobyte took all memory."""
+    count, y = 2**31, helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    nodes, inputs, stored = [helper.make_node("ConstantOfShape", ["shape"], ["y"])], [], []
+    few = TensorProto(name="shape", data_type=TensorProto.INT64, dims=[count], raw_data=bytes(16))
+    if kind == "input":
+        inputs = [helper.make_tensor_value_info("shape", TensorProto.INT64, [count])]
+    elif kind == "constant":
+        nodes.insert(0, helper.make_node("Constant", [], ["shape"], value=few))
+    else:
+        stored = [few]
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, [y], stored))
+    with pytest.raises(InvalidArgumentError, match=r"1024 elements|bytes hold, got '2147483648 elements'"):
+        read_model(model.SerializeToString())

@@ -1,7 +1,8 @@
 """Checks of an ONNX graph that count before they pay: nodes, depth, circles, tensors that lie in other files."""
 
 import heapq
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -15,6 +16,21 @@ DEPTH = 16
 """Subgraphs and functions inside one another."""
 INLINE = "python -c \"import onnx; onnx.save(onnx.load('model.onnx'), 'whole.onnx')\""
 """A command that moves external data into the file."""
+MOST_EXTENTS = 1024
+"""Elements of a tensor whose elements are extents or axes: many times those that any tensor has."""
+_EXTENTS = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Pad": (1, 3),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+"""Inputs of operators whose elements are extents or axes."""
 TENSOR_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
 
@@ -142,6 +158,24 @@ def _ordered(nodes: Any, makers: dict[str, int], known: set[str], path: str) -> 
     return order
 
 
+def check_extents(nodes: Sequence[NodeProto], shapes: Mapping[str, Sequence[int]], path: str) -> None:
+    """Check that no operator reads more extents or axes than a tensor has.
+
+    ONNX's shape inference, and onnxruntime's, makes an axis of each: those of a kilobyte took all memory.
+
+    Args:
+        nodes: of a graph.
+        shapes: of its inputs and constants, by name; 0 for a free axis.
+        path: of the graph, for messages.
+    """
+    for i, node in enumerate(nodes):
+        for k in _EXTENTS.get(node.op_type, ()):
+            shape = shapes.get(node.input[k], ()) if k < len(node.input) else ()
+            if len(shape) == 1 and shape[0] > MOST_EXTENTS:
+                field = f"{node_path(path, i, node)}.input[{k}]"
+                raise InvalidArgumentError(field, f"at most {MOST_EXTENTS} elements, for as many axes", shape[0])
+
+
 def _tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
     if attribute.HasField("t"):
         yield attribute.t
@@ -162,6 +196,10 @@ def _check_tensor(tensor: TensorProto, path: str) -> None:
         raise InvalidArgumentError(f"{_place(tensor, path)}.data_type", "a data type of ONNX", tensor.data_type)
     if min(tensor.dims, default=0) < 0:
         raise InvalidArgumentError(f"{_place(tensor, path)}.dims", "extents from 0", list(tensor.dims))
+    if (elements := math.prod(tensor.dims)) > 8 * (size := tensor.ByteSize()):  # the smallest elements have some bits
+        raise InvalidArgumentError(
+            f"{_place(tensor, path)}.dims", f"as many elements as its {size} bytes hold", f"{elements} elements"
+        )
 
 
 def _place(tensor: TensorProto, path: str) -> str:

@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from groupconv.errors import InvalidArgumentError
 from groupconv.networks.tensors import MAX_AXES, TensorInfo
-from groupconv_worker.graph.checks import check_graph, check_nodes, count_nodes
+from groupconv_worker.graph.checks import check_extents, check_graph, check_nodes, count_nodes
 
 ALGORITHM = "onnxruntime"
 """The name of the runtime in plans and reports."""
@@ -111,6 +111,8 @@ def _checked(proto: ModelProto, data: bytes) -> Model:
     for i, function in enumerate(proto.functions):
         check_nodes(function.node, set(function.input), f"model.functions[{i}]", function.output)
     graph = proto.graph
+    given = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in graph.input}
+    check_extents(graph.node, given | _constants(graph), "model.graph")
     stored = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     slim, positions = _without_weights(proto, order)
