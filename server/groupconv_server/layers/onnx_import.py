@@ -44,7 +44,7 @@ RULES = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower", "VALID": "valid"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileConvolution:
     """A convolution in a file.
 
     Attributes:
@@ -60,7 +60,7 @@ class Found:
     reason: str = ""
 
 
-def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) -> list[Found]:
+def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) -> list[FileConvolution]:
     """The convolutions of an ONNX file, also those in functions, branches and loops, in the order of the file.
 
     Args:
@@ -84,12 +84,12 @@ def read_onnx(path: Path, prefix: str = "", *, fold_batch_norm: bool = False) ->
     for (node, left_out), name in zip(nodes, names, strict=True):
         layer = numbered(legal_name(f"{prefix}/{name}"), taken)
         if left_out:
-            layers.append(Found(layer, node.op_type, None, left_out))
+            layers.append(FileConvolution(layer, node.op_type, None, left_out))
             continue
         try:
-            layers.append(Found(layer, node.op_type, _step(node, failed)))
+            layers.append(FileConvolution(layer, node.op_type, _step(node, failed)))
         except InvalidArgumentError as error:
-            layers.append(Found(layer, node.op_type, None, str(error)))
+            layers.append(FileConvolution(layer, node.op_type, None, str(error)))
     return layers
 
 

@@ -7,7 +7,7 @@ from groupconv.networks.cuts import NetworkCuts
 from groupconv.networks.tensor_cut import Box, TensorCut
 from groupconv.text import milliseconds
 from groupconv_server.planner.networks.costs import Costs
-from groupconv_server.planner.networks.search import Found, search
+from groupconv_server.planner.networks.search import CheapestCuts, search
 from groupconv_worker.graph.graph import Graph
 from groupconv_worker.graph.needed.box import Box as WorkerBox
 from groupconv_worker.graph.partition.cut import Cut
@@ -84,7 +84,7 @@ def _first(per_node: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(min(node, count - begin) for node, begin in zip(per_node, begins, strict=False) if begin < count)
 
 
-def _reason(searched: Mapping[int, Found], best: int, workers: int, in_flight: int) -> str:
+def _reason(searched: Mapping[int, CheapestCuts], best: int, workers: int, in_flight: int) -> str:
     exchanges = sum(cost.received for cost in searched[best].nodes)
     if best == 1 and in_flight >= workers:
         return f"{in_flight} calls at a time on {workers} workers: each is whole on one, and nothing crosses"
@@ -94,7 +94,7 @@ def _reason(searched: Mapping[int, Found], best: int, workers: int, in_flight: i
     return f"{gain:.2f} × as fast as one worker; input and exchanges take {milliseconds(exchanges)} of the time"
 
 
-def _tensors(graph: Graph, chosen: Found, sent: Mapping[str, int]) -> tuple[TensorCut, ...]:
+def _tensors(graph: Graph, chosen: CheapestCuts, sent: Mapping[str, int]) -> tuple[TensorCut, ...]:
     tensors = []
     for node, cost in zip(graph.nodes, chosen.nodes, strict=True):
         for i, name in enumerate(name for name in node.outputs if name):

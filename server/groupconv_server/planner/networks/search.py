@@ -39,7 +39,7 @@ class NodeCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CheapestCuts:
     """The cheapest cuts for a number of workers.
 
     Attributes:
@@ -106,7 +106,7 @@ class _Option:
         return needed
 
 
-def search(graph: Graph, per_node: Sequence[int], costs: Costs, given: Mapping[str, Cut] | None = None) -> Found:
+def search(graph: Graph, per_node: Sequence[int], costs: Costs, given: Mapping[str, Cut] | None = None) -> CheapestCuts:
     """The cheapest cuts.
 
     Args:
@@ -146,7 +146,7 @@ def search(graph: Graph, per_node: Sequence[int], costs: Costs, given: Mapping[s
         for i, (k, seconds) in enumerate(zip(chosen, received, strict=True))
     )
     back = sum(graph.tensors[name].nbytes for name in graph.outputs)
-    return Found(cuts, node_costs, costs.coordinator_seconds(back, sum(per_node)))
+    return CheapestCuts(cuts, node_costs, costs.coordinator_seconds(back, sum(per_node)))
 
 
 def _exchange_table(
