@@ -1,10 +1,11 @@
 """Pictures in and out of networks, and the classes that a network finds."""
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groupconv.convolution.steps import Array
 from groupconv.errors import InvalidArgumentError
@@ -42,9 +43,13 @@ def picture_input(
         raise InvalidArgumentError("--mean, --std", f"none, as the network takes {info.dtype}", [*mean, *std])
     try:
         with Image.open(path) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
+            picture = _upright(opened, info.name).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError:
         raise InvalidArgumentError(info.name, "a picture or an array (.npy)", str(path)) from None
+    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise InvalidArgumentError(info.name, "a picture that is complete", f"{path.name} ({error})") from None
     height, width = resize or (info.shape[2], info.shape[3])
     size = (
         width if isinstance(width, int) else picture.width,
@@ -60,6 +65,23 @@ def picture_input(
     return np.asarray((x - np.reshape(mean, shape)) / np.reshape(std, shape), np.float32).astype(info.dtype)
 
 
+def _upright(picture: Image.Image, name: str) -> Image.Image:
+    """A picture as viewers show it: turned as its EXIF says, and 16 bits as 8 (Pillow clips all above 255).
+
+    Raises:
+        InvalidArgumentError: its values are integers of 32 bits or floats, of which no range is known.
+    """
+    if picture.mode in ("I", "F"):
+        expected = "a picture of 8 or 16 bits, or an array (.npy)"
+        raise InvalidArgumentError(
+            name, expected, f"one of {'integers of 32 bits' if picture.mode == 'I' else 'floats'}"
+        )
+    shown = ImageOps.exif_transpose(picture)
+    if not shown.mode.startswith("I;16"):
+        return shown
+    return Image.fromarray(np.rint(np.asarray(shown) / 257).astype(np.uint8))
+
+
 def check_scaling(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
     """Refuse a `--mean` or `--std` that has neither one value nor one for each channel."""
     for name, values in (("--mean", mean), ("--std", std)):
@@ -68,7 +90,7 @@ def check_scaling(mean: Sequence[float], std: Sequence[float], channels: int) ->
 
 
 def output_picture(y: Array) -> Image.Image:
-    """An output as a picture: (1, C, H, W) with 1 or 3 channels, of which values from 0 to 1 are shown.
+    """An output as a picture: (1, C, H, W) with 1 or 3 channels, of which values from 0 to 1 are shown. NaN is 0.
 
     Raises:
         InvalidArgumentError: another shape.
@@ -80,7 +102,7 @@ def output_picture(y: Array) -> Image.Image:
     plane = y[0] if y.ndim == 4 else y
     if y.ndim not in (3, 4) or (y.ndim == 4 and len(y) != 1) or plane.shape[0] not in (1, 3):
         raise InvalidArgumentError("--output", "a .npy file: the output is no picture", list(y.shape))
-    values = np.clip(plane.astype(np.float32) * (1 if y.dtype == np.uint8 else 255), 0, 255)
+    values = np.nan_to_num(np.clip(plane.astype(np.float32) * (1 if y.dtype == np.uint8 else 255), 0, 255))
     pixels = np.rint(values).astype(np.uint8).transpose(1, 2, 0)
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
