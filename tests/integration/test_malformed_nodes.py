@@ -52,3 +52,12 @@ def test_the_call_names_the_node(client, op, attributes, x, said):
             net(x)
         assert f"model.graph.node[0] ({op} 'odd'){said}" in str(error.value)
         assert net(np.ones((1, 4, 9, 9), np.float32)).size
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 4)])
+def test_a_convolution_without_axes_of_space_is_named(client, shape):
+    """Of one axis it was an error of the server."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "flat")
+    x, y = value("x", list(shape)), value("y", ["n", "c"])
+    with pytest.raises(InvalidArgumentError, match=r"flat.*input\[1\]: expected weights of filters, channels and axes"):
+        client.load_network("odd", model([node], [x], [y], {"w": np.ones(shape, np.float32)}).SerializeToString())

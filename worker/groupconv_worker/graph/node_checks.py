@@ -134,8 +134,10 @@ kernel covers 5 and 1 are padded, got [1, 4, 3]
             raise InvalidArgumentError(f"{path}.input[0]", "axes of space behind two others", list(inputs[0]))
     elif node.op_type in CONVOLUTIONS and len(inputs) > 1 and inputs[1]:
         x, w = inputs[0], inputs[1]
-        if len(w) > 2:
-            _check_lengths(node, path, w)
+        if len(w) < 3:
+            wanted = "weights of filters, channels and axes of space"
+            raise InvalidArgumentError(f"{path}.input[1]", wanted, list(w))
+        _check_lengths(node, path, w)
         if x and len(x) == len(w):
             _check_channels(node, path, x, w)
             _check_extents(node, path, x, w)
