@@ -209,3 +209,10 @@ def test_maps_of_one_axis() -> None:
         "w3": numbers(20, 20, 3),
     }
     check(model(nodes, {"x": (2, 5, 31)}, weights, opset=13), {"x": numbers(2, 5, 31)}, 1e-4)
+
+
+@pytest.mark.parametrize("operand", [(20, 1, 1), (20, 1, 7), (20, 5, 7), (18, 1, 1, 1), (17,)])
+def test_an_operand_of_fewer_axes_has_no_samples(operand: tuple[int, ...]) -> None:
+    shape = (1, 20, 5, 7) if len(operand) == 3 else (2, 3, 5, operand[0]) if len(operand) == 1 else (1, 18, 20, 5, 7)
+    nodes = [helper.make_node("Mul", ["x", "s"], ["y"])]
+    check(model(nodes, {"x": shape, "s": operand}), {"x": numbers(*shape), "s": numbers(*operand)})

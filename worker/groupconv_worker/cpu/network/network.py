@@ -171,6 +171,11 @@ class CompiledNetwork:
 
 
 def check_samples(graph: Graph) -> None:
-    """Refuse more samples than a program has stages for."""
-    if any(graph.tensors[name].shape[:1] > (SAMPLES,) for name in graph.inputs):
+    """Refuse more samples than a program has stages for.
+
+    Inputs of fewer axes than another one have none: they begin with channels, or with what is broadcast.
+    """
+    shapes = [graph.tensors[name].shape for name in graph.inputs]
+    rank = max(map(len, shapes), default=0)
+    if any(len(shape) == rank and shape[:1] > (SAMPLES,) for shape in shapes):
         raise UnsupportedNodeError(f"more than {SAMPLES} samples")
