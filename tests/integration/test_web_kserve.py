@@ -133,3 +133,23 @@ def test_a_token_is_needed(tmp_path):
             status, _, answer = rest(server, target, body)
             assert (status, "token" in answer["error"]) == (401, True)
         assert rest(server, "/v2/health/ready", authorization=f"Bearer {TOKEN}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "got"),
+    [
+        ("FP32", None, "null"),
+        ("FP32", "1", "text"),
+        ("FP32", True, "true or false"),
+        ("INT8", 1.5, "1.5"),
+        ("UINT8", 300, "300"),
+        ("BOOL", 2, "2"),
+        ("INT64", 2**70, "too large"),
+    ],
+)
+def test_values_that_a_datatype_does_not_hold_are_refused(served, datatype, value, got):
+    body = request(datatype=datatype, data=[value] * 12)
+    status, _, answer = rest(served[0], "/v2/models/edge/conv1/infer", body)
+    assert status == 400
+    assert f"inputs[0].data: expected numbers of {datatype}, flat or nested, got" in answer["error"]
+    assert got in answer["error"]

@@ -130,11 +130,29 @@ def _input(message: infer_pb2.ModelInferRequest, path: str, tensor: Any, binary:
         message.raw_input_contents.append(bytes(binary[:size]))
         return size
     data = _checked(f"{path}.data", values.get("data"), list)
-    try:
-        message.raw_input_contents.append(np.array(data, dtype).tobytes())
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidArgumentError(f"{path}.data", f"numbers of {datatype}, flat or nested", str(error)) from None
+    message.raw_input_contents.append(_numbers(f"{path}.data", data, datatype, dtype))
     return 0
+
+
+def _numbers(path: str, data: list[Any], datatype: str, dtype: np.dtype) -> bytes:
+    """The bytes of numbers of JSON. NumPy alone would take null for NaN, and text for the number it spells.
+
+    Raises:
+        InvalidArgumentError: they are no numbers, not of one shape, or the datatype does not hold them.
+    """
+    expected = f"numbers of {datatype}, flat or nested"
+    try:
+        found = np.array(data)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgumentError(path, expected, str(error)) from None
+    if found.dtype.kind not in ("biu" if dtype.kind == "b" else "iuf"):
+        kinds = {"O": "null, or numbers that are too large", "U": "text", "b": "true or false"}
+        raise InvalidArgumentError(path, expected, kinds.get(found.dtype.kind, str(found.dtype)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = found.astype(dtype)
+        if dtype.kind in "biu" and (wrong := found[cast != found]).size:
+            raise InvalidArgumentError(path, expected, wrong[0].item())
+    return cast.tobytes()
 
 
 def _parameters(into: Any, path: str, parameters: Any, own: set[str]) -> None:
