@@ -98,6 +98,7 @@ def taken_over(tmp_path, *options):
         assert "its own program since" in run("networks", "list").stdout
         shown = run("networks", "show", "lrn").stdout
         assert re.search(r"^\S+, x=1,64,56,56: its own program since", shown, re.MULTILINE)
+        assert re.search(r"\d ms +100\.0%$", run("networks", "show", "lrn", "--times").stdout, re.MULTILINE)
         with groupconv.connect(address, timeout=120) as client:
             net = client.get_network("lrn")
             assert net.state().phase is Phase.PROGRAM
