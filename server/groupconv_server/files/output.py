@@ -21,8 +21,9 @@ RENAME_EXCHANGE = 2
 """Constants of renameat2(2), which Python does not wrap."""
 NAME_BYTES = 120
 """Bytes of the target's name in that of the hidden folder: file systems allow 255 bytes in all."""
-OF_THE_TARGET = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY}
-"""Errors of writing that name no file, or one in the hidden folder."""
+TOO_LARGE = {errno.EFBIG, errno.EINVAL, errno.ENOMEM}
+OF_THE_TARGET = {errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY} | TOO_LARGE
+"""Errors of writing that name no file, or one in the hidden folder. File systems differ in how they refuse a file of too many bytes."""
 
 
 @contextmanager

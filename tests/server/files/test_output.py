@@ -190,3 +190,10 @@ def test_a_folder_in_the_way_is_named(tmp_path):
     with pytest.raises(OSError, match=r"out\.png") as raised, replaced(tmp_path / "out.png") as new:
         new.write_text("done")
     assert (raised.value.filename, raised.value.filename2) == (str(tmp_path / "out.png"), None)
+
+
+def test_a_file_that_no_disk_holds_is_an_error_with_its_name(tmp_path):
+    with pytest.raises(OSError, match=r"y\.npy") as raised:
+        files.create_output(tmp_path / "y.npy", (1, 1, 10**8, 10**10), np.dtype("f4")).__enter__()
+    assert raised.value.filename == str(tmp_path / "y.npy")
+    assert list(tmp_path.iterdir()) == []
