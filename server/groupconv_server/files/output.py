@@ -23,7 +23,10 @@ NAME_BYTES = 120
 """Bytes of the target's name in that of the hidden folder: file systems allow 255 bytes in all."""
 TOO_LARGE = {errno.EFBIG, errno.EINVAL, errno.ENOMEM}
 OF_THE_TARGET = {errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY} | TOO_LARGE
-"""Errors of writing that name no file, or one in the hidden folder. File systems differ in how they refuse a file of too many bytes."""
+"""Errors of writing that name no file, or one in the hidden folder.
+
+File systems differ in how they refuse a file of too many bytes.
+"""
 
 
 @contextmanager
