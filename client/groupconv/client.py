@@ -265,7 +265,7 @@ def connect(
         allow_plaintext_token: whether to send the token over a network without TLS.
         max_message_bytes: largest request or answer, in bytes.
         connections: connections that calls take in turn, 1 to 64. A server of several processes answers each in one
-            of them (docs/operations.md#processes).
+            of them (docs/processes.md).
         balance: whether calls go in turn to all addresses of the target, as in "ipv4:10.0.0.1:50051,10.0.0.2:50051" or
             "dns:///host:50051". Servers that are lost are left out until they return. Such a client loads and unloads
             nothing, and shares no memory (docs/deployment.md#two-coordinators).
