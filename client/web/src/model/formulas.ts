@@ -59,9 +59,18 @@ export function formulasOf(g: Geometry): Formula[] {
 
 /** What the letters of the formulas stand for. */
 export function symbolsOf(geometries: readonly Geometry[]): string {
-  const letters = ["H, W: height and width", "K: kernel size", "s: stride", "p, p′: padding at both ends", "d: dilation"];
+  const letters = [
+    "H, W: height and width",
+    "K: kernel size",
+    "s: stride",
+    "p, p′: padding at both ends",
+    "d: dilation",
+  ];
   const transposed = geometries.some((g) => g.transposed) ? ["r: output padding"] : [];
-  return [...letters, ...transposed, "C: input channels", "M: filters", "g: groups", "H′, W′: of the output"].join("; ") + ".";
+  return (
+    [...letters, ...transposed, "C: input channels", "M: filters", "g: groups", "H′, W′: of the output"].join("; ") +
+    "."
+  );
 }
 
 /** The sums of several steps. */

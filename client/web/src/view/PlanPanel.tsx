@@ -120,15 +120,18 @@ function Step(props: {
         </table>
       </div>
       <p class="hint">
-        A shard is the part of one worker. Its halo is the input around it that its windows also need. Predicted: before the
-        run. Measured: in the worker. With travel: from sending to the answer.
+        A shard is the part of one worker. Its halo is the input around it that its windows also need. Predicted: before
+        the run. Measured: in the worker. With travel: from sending to the answer.
       </p>
       {step.alternatives.length > 0 && (
         <p class="hint">
           Considered as well:{" "}
           {step.alternatives
             .slice(0, 4)
-            .map((a) => `${a.cut === "nothing" ? "not cut" : a.cut} (${a.shards} shard${a.shards > 1 ? "s" : ""}, ${time(a.seconds)})`)
+            .map(
+              (a) =>
+                `${a.cut === "nothing" ? "not cut" : a.cut} (${a.shards} shard${a.shards > 1 ? "s" : ""}, ${time(a.seconds)})`,
+            )
             .join("; ")}
           .
         </p>
