@@ -39,9 +39,8 @@ test: setup  ## every test but the slow ones and those that need a GPU, in three
 test-ray: setup  ## only the tests that start a Ray cluster
 	$(BIN)/python -m pytest -m "ray and not slow"
 
-# Only the files that name the mark: each process would import every other one, too.
 test-slow: setup  ## the slow tests
-	$(PYTEST3) -m slow $$(grep -rl --include='test_*.py' 'mark\.slow' tests | sort)
+	$(PYTEST3) -m slow
 
 test-gpu: setup  ## the tests for a machine with a CUDA device (install .[cuda12] or .[cuda13] first)
 	$(BIN)/python -m pytest -m gpu

@@ -179,12 +179,11 @@ class Network(BaseNetwork):
             try:
                 step = next(steps)
                 while True:
-                    answer = None
                     if isinstance(step, float):
                         time.sleep(step)
+                        step = next(steps)
                     else:
-                        answer = self._run(step, None)
-                    step = steps.send(answer)
+                        step = steps.send(self._run(step, None))
             except StopIteration as end:
                 state: NetworkState = end.value
                 return state
@@ -271,8 +270,11 @@ class AsyncNetwork(BaseNetwork):
             try:
                 step = next(steps)
                 while True:
-                    pause = asyncio.sleep(step) if isinstance(step, float) else None
-                    step = steps.send(await (pause or self._run(step, None, small=fits)))
+                    if isinstance(step, float):
+                        await asyncio.sleep(step)
+                        step = next(steps)
+                    else:
+                        step = steps.send(await self._run(step, None, small=fits))
             except StopIteration as end:
                 state: NetworkState = end.value
                 return state
