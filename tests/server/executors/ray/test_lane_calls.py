@@ -23,6 +23,15 @@ from waiting import until
 pytestmark = pytest.mark.ray
 
 
+@pytest.fixture(autouse=True)
+def idle_workers(ray_executor):
+    """A shard that an earlier test gave up counts until a later one of its actor lands, as calls of an actor run in
+    order. Which shards go through Ray is measured, so whether one is left depends on the machine."""
+    for slot in ray_executor.membership.ready():
+        ray.get(slot.actor.echo.remote(np.ones(1, np.uint8)))
+        slot.flights.clear()
+
+
 def test_shards_ride_lanes_and_status_says_so(ray_executor):
     for worker in ray_executor.describe():
         assert worker.lane == "unix"
